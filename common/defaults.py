@@ -1,0 +1,123 @@
+"""`install(app, ...)`: what each of our services has without saying so.
+
+Errors in one shape, JSON logs with request ids, health pages, the database with its migrations, token verification,
+and an OpenAPI document that is true. A service adds its routes and rules.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+from apiflask import APIFlask
+from apiflask.exceptions import HTTPError
+from flask import Response, g, request
+from werkzeug.datastructures import Headers
+
+from common import db, health, logs, migrations, openapi, problems, service_tokens, tokens
+from common.db import Database
+from common.health import Check, Health
+from common.problems import FieldError
+from common.service_settings import ServiceSettings
+from common.tokens import JwkSetKeys, Keys, SharedSecret, Verifier
+
+VERSION = "0.1.0"
+access_log = structlog.get_logger("access")
+
+
+def new_app(name: str) -> APIFlask:
+    """An APIFlask app whose errors are ours to make and whose documentation pages are off (they load from a CDN)."""
+    app = APIFlask(name, docs_path=None, json_errors=True, enable_openapi=True)
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+    app.json.sort_keys = False  # pyright: ignore[reportAttributeAccessIssue] - DefaultJSONProvider has it
+    return app
+
+
+def install(
+    app: APIFlask,
+    settings: ServiceSettings,
+    *,
+    description: str,
+    keys: Keys | None = None,
+    database: Database | None = None,
+    checks: Mapping[str, Check] | None = None,
+) -> None:
+    """Give `app`, the service `settings.name`, all of the above. `keys` defaults to user_service's published ones."""
+    name = settings.name
+    app.config.update(SERVICE_NAME=name, SERVICE_SECRET=settings.effective_service_secret(), MAX_CONTENT_LENGTH=1 << 20)
+    logs.configure(name, level=settings.log_level, log_format=settings.log_format)
+    openapi.init_app(app, title=name, version=VERSION, description=description)
+    problems.init_app(app, name)
+    app.error_processor(_on_apiflask_error)
+    tokens.init_app(app, Verifier(app, keys or default_keys(settings)))
+    folder = Path(app.root_path) / "migrations"
+    readiness: dict[str, Check] = dict(checks or {})
+    if database is not None:
+        db.init_app(app, database, name)
+        migrations.init_app(app, database, folder)
+        readiness["database"] = lambda: migrations.require_current(database, folder, name)
+    health.init_app(app, Health(name, VERSION, readiness))
+    _observe_requests(app)
+
+
+def default_keys(settings: ServiceSettings) -> Keys:
+    """The shared secret where there is one, else the public keys that user_service publishes."""
+    if settings.jwt_secret_key:
+        return SharedSecret(settings.jwt_secret_key)
+    return JwkSetKeys(f"{settings.user_service_url}/.well-known/jwks.json")
+
+
+def _on_apiflask_error(error: HTTPError) -> Response:
+    name = problems_source()
+    detail = error.detail if isinstance(error.detail, dict) else {}
+    errors = [
+        FieldError(field=str(field), message=str(message), location=_place(location))
+        for location, fields in detail.items()
+        if isinstance(fields, dict)
+        for field, messages in fields.items()
+        for message in (messages if isinstance(messages, list) else [messages])
+    ]
+    text = "Some fields are wrong; `errors` names them." if errors else ""
+    kept = [(name, value) for name, value in Headers(error.headers).items() if name.lower() in problems.KEPT_HEADERS]
+    return problems.response(problems.for_status(error.status_code, text, errors=errors, headers=kept), name)
+
+
+def problems_source() -> str:
+    from flask import current_app
+
+    return str(current_app.config["SERVICE_NAME"])
+
+
+def _place(location: object) -> str:
+    return {"json": "body", "querystring": "query"}.get(str(location), str(location))
+
+
+def _observe_requests(app: APIFlask) -> None:
+    @app.before_request
+    def begin() -> None:
+        given = logs.acceptable_request_id(request.headers.get("X-Request-ID"))
+        logs.bind_request(given or logs.new_request_id())
+        g.began = time.perf_counter()
+        has_body = request.content_length or "chunked" in request.headers.get("Transfer-Encoding", "")
+        if has_body and not request.is_json:
+            raise problems.UnsupportedMediaType("The body must be JSON: send Content-Type: application/json.")
+
+    @app.after_request
+    def end(answer: Response) -> Response:
+        answer.headers["X-Request-ID"] = logs.current_request_id()
+        answer.headers.setdefault("Cache-Control", "no-store")
+        if not request.path.startswith("/health") and request.path != "/ready":
+            access_log.info(
+                "request",
+                method=request.method,
+                path=request.path,
+                status=answer.status_code,
+                ms=round((time.perf_counter() - g.get("began", time.perf_counter())) * 1000, 2),
+            )
+        return answer
+
+
+__all__ = ["VERSION", "default_keys", "install", "new_app", "service_tokens"]

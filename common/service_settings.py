@@ -1,0 +1,79 @@
+"""Settings that the three services share."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import AliasChoices, Field
+
+from common.settings import OptionalText, Secret, Settings, strong_secret
+
+
+class ServiceSettings(Settings):
+    """A service sets the three class variables, adds its own settings, and names its own `database_url` and `port`."""
+
+    name: ClassVar[str] = "service"
+    plural: ClassVar[str] = "services"
+    """Prefix of its variables and name of its SQLite file: `users`, `orders`, `products`."""
+
+    service_host: str = Field("127.0.0.1", description="The address on which the three services listen.")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        validation_alias="WEB_CONCURRENCY",
+        description="Worker processes; by default one a core.",
+    )
+    var_dir: Path = Field(Path("var"), description="Where a development run keeps its databases and secrets.")
+    database_url: OptionalText = None
+    database_pool_size: int = Field(10, ge=1, le=200, description="Database connections, for each worker.")
+    user_service_url: str = Field(
+        "http://127.0.0.1:5002",
+        validation_alias=AliasChoices("USER_SERVICE_URL", "AUTH_SERVICE_URL"),
+        description="Where user_service is; its public keys are fetched from there.",
+    )
+    jwt_secret_key: Secret = Field(
+        None,
+        validation_alias=AliasChoices("JWT_SECRET_KEY", "SECRET_KEY"),
+        description="Simple mode: all processes sign and verify tokens with this secret (HS256) instead of EdDSA keys.",
+    )
+    service_secret: Secret = Field(
+        None, description="With it the services prove to each other who they are. Required in production."
+    )
+
+    @property
+    def effective_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.var_dir / self.plural}.db"
+
+    def effective_service_secret(self) -> str:
+        """`SERVICE_SECRET`, or on a development run a random one that the processes of this folder share."""
+        return self.service_secret or shared_development_secret(self.var_dir / "service_secret")
+
+    def contradictions(self) -> Iterable[str]:
+        yield from super().contradictions()
+        if self.is_production and not self.database_url:
+            yield f"{self.plural.upper()}_DATABASE_URL or DATABASE_URL: is required when ENVIRONMENT=production"
+        if self.is_production and not self.service_secret:
+            yield "SERVICE_SECRET: is required when ENVIRONMENT=production; make one with: openssl rand -base64 48"
+
+
+def shared_development_secret(path: Path) -> str:
+    """The secret in the file `path`, which is made, readable by its owner only, where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_urlsafe(48))
+    try:
+        os.link(draft, path)  # atomic, and it loses politely against another process
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+    secret = strong_secret(path.read_text().strip())
+    assert secret is not None
+    return secret

@@ -1,0 +1,79 @@
+"""How gunicorn runs any of our processes. A component's `gunicorn.conf.py` patches first, then takes these settings.
+
+Each setting has its reason beside it; most were learnt from a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from typing import Protocol
+
+import gevent
+from gunicorn.workers.base import Worker
+
+from common import logs
+
+GRACEFUL_TIMEOUT_S = 30
+
+
+class Process(Protocol):
+    """What `common_settings` needs to know of a component's settings."""
+
+    @property
+    def log_level(self) -> str: ...
+    @property
+    def log_format(self) -> str: ...
+    @property
+    def workers(self) -> int | None: ...
+
+
+def gunicorn_settings(component: str, bind: list[str], settings: Process) -> dict[str, object]:
+    """Settings for `globals().update(...)` in a `gunicorn.conf.py`."""
+    return {
+        "bind": bind,
+        "proc_name": component,
+        "worker_class": "common.worker.ProblemWorker",
+        "workers": settings.workers or usable_cores(),
+        "worker_connections": 2000,
+        "timeout": 60,  # a worker whose loop stands still that long is replaced; slow requests are no reason
+        "graceful_timeout": GRACEFUL_TIMEOUT_S,
+        "keepalive": 20,  # below graceful_timeout, above the 5 s for which the gateway lets a connection idle
+        "http_parser": "python",  # the C parser is laxer: bare LF, obs-fold, two spaces
+        "limit_request_line": 8190,
+        "limit_request_fields": 100,
+        "limit_request_field_size": 16380,
+        "forwarded_allow_ips": "",  # we decide ourselves whom to believe (TRUSTED_PROXIES)
+        "forwarder_headers": "",  # else a caller on loopback may set SCRIPT_NAME and PATH_INFO
+        "header_map": "drop",  # X_User_Id must not arrive as X-User-Id
+        "accesslog": None,  # the application writes its own line, which knows route and caller
+        "logconfig_dict": logs.configure(component, level=settings.log_level, log_format=settings.log_format),
+        "control_socket_disable": True,  # its default path is one per user, so two masters fight for it
+        "worker_tmp_dir": _memory_backed_dir(),
+    }
+
+
+def usable_cores() -> int:
+    """The cores this process may run on, at least 1 and at most 8 (more wants a deliberate WEB_CONCURRENCY)."""
+    return max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+
+
+def spawn_drain(worker: Worker, drain: Callable[[], None]) -> None:
+    """Run `drain` in a greenlet as soon as `worker` begins to stop.
+
+    gunicorn has no hook for that: `worker_exit` comes last, and never for a worker that is killed at graceful_timeout.
+    """
+
+    def wait() -> None:
+        while worker.alive:
+            gevent.sleep(0.1)
+        drain()
+
+    gevent.spawn(wait)
+
+
+def _memory_backed_dir() -> str:
+    """Where a worker's heartbeat file lives: on disk a slow fsync would look like a dead worker."""
+    shared_memory = "/dev/shm"  # noqa: S108 - gunicorn makes its file there with mkstemp
+    return shared_memory if os.path.isdir(shared_memory) else tempfile.gettempdir()

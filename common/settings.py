@@ -1,0 +1,158 @@
+"""Settings from the environment: read once, frozen, and every problem reported at once.
+
+Sources, first wins: the environment, files in `SECRETS_DIR` (one file a name, as Docker and Kubernetes mount
+secrets), `.env`. A problem never shows the value it is about: it may be a secret.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+WELL_KNOWN_SECRETS = frozenset(
+    {
+        "secret",
+        "changeme",
+        "change-me",
+        "password",
+        "jwt-secret",
+        "your-secret-key",
+        "dev",
+        "test",
+        "supersecret",
+    }
+)
+SECRET_MIN_BYTES = 32
+
+S = TypeVar("S", bound="Settings")
+
+
+class SettingsError(Exception):
+    """The environment does not describe a process that can run; `problems` holds one line each."""
+
+    def __init__(self, component: str, problems: Iterable[str]) -> None:
+        self.component = component
+        self.problems = tuple(problems)
+        noun = "setting is" if len(self.problems) == 1 else "settings are"
+        lines = "".join(f"\n  {problem}" for problem in self.problems)
+        super().__init__(f"{component} cannot start: {len(self.problems)} {noun} wrong{lines}")
+
+
+def strong_secret(value: str | None) -> str | None:
+    """A secret of at least 32 bytes that is not one of the well-known ones, or None."""
+    if value is None:
+        return None
+    if value.strip().lower() in WELL_KNOWN_SECRETS or len(set(value)) < 8:
+        raise ValueError("is a well-known or repetitive secret; make one with: openssl rand -base64 48")
+    if len(value.encode()) < SECRET_MIN_BYTES:
+        raise ValueError(f"must have at least {SECRET_MIN_BYTES} bytes; make one with: openssl rand -base64 48")
+    return value
+
+
+def _empty_is_unset(value: object) -> object:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+Secret = Annotated[str | None, AfterValidator(strong_secret), BeforeValidator(_empty_is_unset)]
+OptionalText = Annotated[str | None, BeforeValidator(_empty_is_unset)]
+
+
+class Settings(BaseSettings):
+    """What all four processes read. Field names are the environment's names in lower case."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, env_file=".env", extra="ignore", populate_by_name=True, env_ignore_empty=True
+    )
+
+    environment: Literal["development", "test", "production"] = Field(
+        "development", description="`production` refuses weak or missing secrets, debug and demo data."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="The least level that is logged."
+    )
+    log_format: Literal["json", "console"] = Field(
+        "json", description="`json` for machines, `console` for a person at a terminal."
+    )
+    debug: bool = Field(False, description="Logs more; never changes what a caller is told. Refused in production.")
+
+    @property
+    def is_production(self) -> bool:
+        return self.environment == "production"
+
+    def contradictions(self) -> Iterable[str]:
+        """What is wrong between settings that are each right by themselves; one sentence each, the name first."""
+        if self.is_production and self.debug:
+            yield "DEBUG: must be off when ENVIRONMENT=production"
+
+
+def load(settings: type[S], component: str, **overrides: object) -> S:
+    """The settings of `component`, or `SettingsError` with all that is wrong with them."""
+    directory = os.environ.get("SECRETS_DIR", "")
+    secrets_dir = directory if directory and os.path.isdir(directory) else None
+    try:
+        loaded = settings(_secrets_dir=secrets_dir, **overrides)  # pyright: ignore[reportCallIssue] - pydantic-settings
+    except ValidationError as error:
+        # include_input=False: the value may be a secret
+        problems = [_sentence(settings, item) for item in error.errors(include_url=False, include_input=False)]
+        raise SettingsError(component, problems) from None
+    if contradictions := tuple(loaded.contradictions()):
+        raise SettingsError(component, contradictions)
+    return loaded
+
+
+def load_or_exit(settings: type[S], component: str) -> S:
+    """`load`, but a wrong setting ends the process with one message and no stack trace."""
+    try:
+        return load(settings, component)
+    except SettingsError as error:
+        raise SystemExit(str(error)) from None
+
+
+def environment_names(name: str, field: FieldInfo) -> list[str]:
+    """The variables that are read for a field, the one that wins first."""
+    alias = field.validation_alias
+    if alias is None:
+        return [name.upper()]
+    if isinstance(alias, str):
+        return [alias.upper()]
+    choices = getattr(alias, "choices", [])
+    return [str(choice).upper() for choice in choices]
+
+
+class Documented(BaseModel):
+    """One row of the configuration table and of `.env.example`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    names: tuple[str, ...]
+    default: str
+    description: str
+
+
+def documented(settings: type[Settings]) -> list[Documented]:
+    """Every variable that `settings` reads, in the order of its fields."""
+    rows: list[Documented] = []
+    for name, field in settings.model_fields.items():
+        default: Any = field.get_default(call_default_factory=False)
+        text = "" if field.is_required() or default is None else str(default)
+        names = tuple(environment_names(name, field))
+        rows.append(Documented(names=names, default=text, description=field.description or ""))
+    return rows
+
+
+def _sentence(settings: type[Settings], item: ErrorDetails) -> str:
+    first = str(item["loc"][0]) if item["loc"] else ""
+    by_name = {
+        name.lower(): " or ".join(environment_names(name, field)) for name, field in settings.model_fields.items()
+    }
+    by_alias = {alias.lower(): names for names in by_name.values() for alias in names.split(" or ")}
+    name = by_name.get(first.lower()) or by_alias.get(first.lower()) or first.upper() or "settings"
+    if item["type"] == "missing":
+        return f"{name}: is required and not set"
+    return f"{name}: {item['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,1 @@
+"""Real servers, real sockets and real keys for the tests."""

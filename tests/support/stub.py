@@ -1,0 +1,185 @@
+"""A service over real sockets that does what a path names: `/slow/1.5`, `/cut`, `/status/503` (see behaviours.py).
+
+It runs in threads of the test process, which is not monkey patched. It is strict where a real server is lenient: a
+request that is not plain HTTP/1.1, or whose framing is ambiguous, is answered 400, and kept in `malformed`.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from tests.support.behaviours import Call, as_json, behaviour_of
+from tests.support.conversation import Conversation
+from tests.support.ports import free_port
+from tests.support.received import Received
+
+STOP_TIMEOUT_S = 5.0
+ACCEPT_POLL_S = 0.5
+
+
+class StubService:
+    """One service on 127.0.0.1:`port`. Thread-safe; starts when made, and again on the same port after `stop()`.
+
+    `json` maps a path to the JSON that a GET of it answers, before any behaviour; `etag` is what `/cacheable` carries.
+    """
+
+    def __init__(self, port: int | None = None) -> None:
+        self.port = free_port() if port is None else port
+        self.json: dict[str, object] = {}
+        self.etag = '"1"'
+        self._changed = threading.Condition()  # protects all below
+        self._requests: list[Received] = []
+        self._malformed: list[bytes] = []
+        self._times_seen: Counter[str] = Counter()
+        self._connections = 0
+        self._last_connection = 0
+        self._open: dict[int, socket.socket] = {}
+        self._threads: list[threading.Thread] = []
+        self._listener: socket.socket | None = None
+        self._stopping = threading.Event()
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """The address, without a slash at its end."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def requests(self) -> list[Received]:
+        """What arrived whole since the last `clear()`, in order."""
+        with self._changed:
+            return list(self._requests)
+
+    @property
+    def malformed(self) -> list[bytes]:
+        """What arrived and was no acceptable request: all bytes of each such connection."""
+        with self._changed:
+            return list(self._malformed)
+
+    @property
+    def connections(self) -> int:
+        """How many connections were accepted since the last `clear()`; the number of a connection is never reused."""
+        with self._changed:
+            return self._connections
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are open now."""
+        with self._changed:
+            return len(self._open)
+
+    def clear(self) -> None:
+        """Forget requests, counts and canned answers; connections stay open."""
+        with self._changed:
+            self._requests.clear()
+            self._malformed.clear()
+            self._times_seen.clear()
+            self._connections = 0
+            self.json.clear()
+            self.etag = '"1"'
+
+    def wait_for_requests(self, count: int, *, timeout_s: float = 5.0) -> list[Received]:
+        """The requests, once there are at least `count`. Raises TimeoutError."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self._requests) >= count, timeout_s):
+                raise TimeoutError(
+                    f"{len(self._requests)} of {count} requests arrived within {timeout_s:g} s"
+                )
+            return list(self._requests)
+
+    def start(self) -> Self:
+        """Listen again after `stop()`. Nothing happens when it listens already."""
+        with self._changed:
+            if self._listener is None:
+                self._stopping = threading.Event()
+                self._listener = socket.create_server(("127.0.0.1", self.port), backlog=256)
+                self._listener.settimeout(ACCEPT_POLL_S)
+                self._spawn(self._accept, self._listener, self._stopping)
+        return self
+
+    def stop(self) -> None:
+        """Close the listener and every connection: connecting is refused from now on."""
+        with self._changed:
+            self._stopping.set()
+            if self._listener is not None:
+                _shut_down(self._listener)
+            self._listener = None
+            for connection in self._open.values():
+                _shut_down(connection)
+            threads, self._threads = self._threads, []
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def drop_connections(self) -> None:
+        """Close the connections that are open, as a service does with idle ones; go on listening."""
+        with self._changed:
+            for connection in self._open.values():
+                _shut_down(connection)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _accept(self, listener: socket.socket, stopping: threading.Event) -> None:
+        with listener:
+            while not stopping.is_set():
+                try:
+                    connection, _ = listener.accept()
+                except (
+                    OSError
+                ):  # shut down by stop(), or the pause that looks for it where that is not enough
+                    continue
+                with self._changed:
+                    self._connections += 1
+                    self._last_connection += 1
+                    self._open[self._last_connection] = connection
+                    self._spawn(self._serve, connection, self._last_connection, stopping)
+
+    def _serve(self, connection: socket.socket, number: int, stopping: threading.Event) -> None:
+        try:
+            Conversation(connection, number, self._call_for, self._note_malformed, stopping).run()
+        finally:
+            with self._changed:
+                del self._open[number]
+            connection.close()
+
+    def _call_for(
+        self, received: Received, wait: Callable[[float], None], is_first: bool
+    ) -> list[bytes] | Call:
+        """Note a request; its canned answer, or what a behaviour needs to answer it."""
+        with self._changed:
+            self._requests.append(received)
+            self._times_seen[received.target] += 1
+            self._changed.notify_all()
+            if received.path in self.json:
+                return as_json(self.json[received.path])
+            times_seen = self._times_seen[received.target]
+        arguments = behaviour_of(received.path)[1]
+        return Call(received, arguments, times_seen, is_first, self.url, self.etag, wait)
+
+    def _note_malformed(self, raw: bytes) -> None:
+        with self._changed:
+            self._malformed.append(raw)
+
+    def _spawn(self, run: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=run, args=arguments, name=f"stub-{self.port}", daemon=True)
+        self._threads = [each for each in self._threads if each.is_alive()]
+        thread.start()
+        self._threads.append(thread)
+
+
+def _shut_down(connection: socket.socket) -> None:
+    with suppress(OSError):  # the other side was faster
+        connection.shutdown(socket.SHUT_RDWR)

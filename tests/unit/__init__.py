@@ -1,0 +1,1 @@
+"""Tests that start nothing of the gateway."""
