@@ -213,11 +213,13 @@ def for_status(
     return kind(detail, errors=errors, headers=tuple(headers))
 
 
+def fields(problem: Problem) -> list[tuple[str, str]]:
+    """The header fields of a problem's answer. A refusal is about one request at one time: no cache may keep it."""
+    return [("Content-Type", MEDIA_TYPE), ("Cache-Control", "no-store"), *problem.headers]
+
+
 def response(problem: Problem, source: str) -> Response:
-    answer = Response(problem.body(current_request_id(), source), status=problem.status, content_type=MEDIA_TYPE)
-    for name, value in problem.headers:
-        answer.headers[name] = value
-    return answer
+    return Response(problem.body(current_request_id(), source), status=problem.status, headers=fields(problem))
 
 
 def init_app(app: Flask, source: str) -> None:

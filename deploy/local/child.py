@@ -1,7 +1,7 @@
 """One child process with a bounded life: it is ready in time, or it is gone and says why.
 
 Errors:
-    NotStarted   the child could not be run, ended early or was not ready in time; its last output is in the text
+    NotStarted   the child could not be run, ended early or was not ready in time; ends with its last output
 """
 
 from __future__ import annotations
@@ -69,25 +69,21 @@ class Child:
         """Everything the child has written since the log file was made, over all its starts."""
         return self.log_path.read_text("utf-8", errors="replace") if self.log_path.exists() else ""
 
-    def start(self, is_ready: Callable[[], bool], *, timeout_s: float) -> None:
-        """Run the child and return once `is_ready()`; else end it and raise NotStarted."""
+    def start(self, is_ready: Callable[[], bool] | None, *, timeout_s: float) -> None:
+        """Run the child and return once `is_ready()`; else end it and raise NotStarted. None: do not wait."""
         if self.is_running:
             raise RuntimeError(f"{self.name} is running already")
         self.kill()  # what an earlier start may have left
         self._popen = self._run()
-        deadline = time.monotonic() + timeout_s
-        while not is_ready():
-            if not self.is_running:
-                raise NotStarted(f"{self.name} ended with code {self.kill()}:\n{self._tail()}")
-            if time.monotonic() > deadline:
-                self.kill()
-                raise NotStarted(f"{self.name} was not ready within {timeout_s:g} s:\n{self._tail()}")
-            time.sleep(POLL_S)
-        if not self.is_running:  # somebody else answered
-            raise NotStarted(f"{self.name} ended with code {self.kill()}:\n{self._tail()}")
+        try:
+            if is_ready is not None:
+                self._wait_until(is_ready, timeout_s)
+        except BaseException:  # also Ctrl-C, which the child does not see
+            self.kill()
+            raise
 
     def stop(self, *, grace_s: float, by: signal.Signals = signal.SIGTERM) -> int | None:
-        """Ask the child to end, and kill its whole group after `grace_s`. The exit code, None if never started."""
+        """Ask the child to end; kill its group after `grace_s`. The exit code, None if never started."""
         if self._popen is not None and self.is_running:
             self.thaw()
             self.send(by)
@@ -99,9 +95,8 @@ class Child:
     def kill(self) -> int | None:
         """End the child and all of its group at once. The exit code, None if it was never started."""
         if self._popen is not None:
-            with suppress(
-                ProcessLookupError, PermissionError
-            ):  # also when it has ended: it may have left children
+            # also when it has ended, for it may have left children
+            with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._popen.pid, signal.SIGKILL)
             self._exit_code = self._popen.wait(timeout=KILL_TIMEOUT_S)
             self._popen = None
@@ -137,12 +132,23 @@ class Child:
             except OSError as error:
                 raise NotStarted(f"{self.name} cannot be run: {error}") from error
 
+    def _wait_until(self, is_ready: Callable[[], bool], timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not is_ready():
+            if not self.is_running:
+                break
+            if time.monotonic() > deadline:
+                raise NotStarted(f"{self.name} was not ready within {timeout_s:g} s:\n{self._tail()}")
+            time.sleep(POLL_S)
+        if not self.is_running:  # be it that `is_ready()`: then somebody else answered
+            raise NotStarted(f"{self.name} ended with code {self.kill()}:\n{self._tail()}")
+
     def _tail(self) -> str:
         return self.log()[-TAIL_CHARACTERS:].strip() or "(it wrote nothing)"
 
 
 def _has_ended(popen: subprocess.Popen[bytes]) -> bool:
-    """Whether the process has ended, without reaping it where the system can do that (not on macOS before 3.13).
+    """Whether the process has ended; it is not reaped, save on macOS before Python 3.13.
 
     Until it is reaped its number belongs to nobody else, so its group can be signalled without doubt.
     """

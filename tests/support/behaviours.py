@@ -1,4 +1,4 @@
-"""What a stub does, by path. The first segment that names a behaviour decides, so any prefix may stand before it.
+"""What a stub does, by path: the first segment that names a behaviour decides, whatever stands before it.
 
     /echo (and every unknown path)   the request as it arrived, as JSON
     /health                          200
@@ -9,14 +9,14 @@
     /refuse                          413 without having read the body, then closes
     /nothing  /reset  /garbage       closes without a byte; resets; answers what is not HTTP
     /cut  /cut-chunked  /cut-head    closes in the body, before the last chunk, in the head
-    /stale                           answers the first request of a connection, closes it at the second without a byte
+    /stale                           answers a connection's first request, closes at its second without a byte
     /leave                           answers as if it kept the connection, then closes it
     /early-hints  /continue          a 103, or a 100 that nobody asked for, and then 200
     /chunked  /chunked-empty  /trailers  /no-length     framings of the body
     /two-lengths  /length-and-chunked                   framings that nobody may trust
-    /bytes/N  /gzip  /stream/COUNT/DELAY_S              bodies: N bytes, encoded, COUNT events with a pause before each
+    /bytes/N  /gzip  /stream/COUNT/DELAY_S              N bytes; encoded; COUNT events, a pause before each
     /repeated  /hop  /huge-header/N                     headers: repeated, hop-by-hop, one of N bytes
-    /cacheable?cc=...&Name=value     Cache-Control is cc, other parameters are headers; ETag; counts what it served
+    /cacheable?cc=...&Name=value     Cache-Control is cc, other parameters are headers; ETag; a count
 
 A HEAD is answered with the same head, and no body.
 """
@@ -35,6 +35,9 @@ from tests.support.received import Received
 SMALL_BODY_BYTES = 10_000
 PIECE_BYTES = 65_536
 REASONS = {200: "OK", 204: "No Content", 302: "Found", 304: "Not Modified"}
+
+
+Wait = Callable[[float], None]
 
 
 class End(Exception):
@@ -59,7 +62,7 @@ class Call:
     is_first_on_connection: bool
     url: str
     etag: str
-    wait: Callable[[float], None]  # seconds; ends the connection when the stub stops
+    wait: Wait  # seconds; ends the connection when the stub stops
 
     def number(self, position: int, default: float) -> float:
         """An argument as a number, or the default where the path has none."""
@@ -95,11 +98,9 @@ def behaviour_of(path: str) -> tuple[str, list[str]]:
 
 def head(status: int, *headers: tuple[str, str]) -> AnswerHead:
     """The bytes of a final answer's head, and nothing that was not asked for."""
-    lines = [
-        f"HTTP/1.1 {status} {REASONS.get(status, 'Status')}",
-        *(f"{name}: {value}" for name, value in headers),
-    ]
-    return AnswerHead("\r\n".join([*lines, "", ""]).encode("latin-1"))
+    start = f"HTTP/1.1 {status} {REASONS.get(status, 'Status')}"
+    fields = (f"{name}: {value}" for name, value in headers)
+    return AnswerHead("\r\n".join([start, *fields, "", ""]).encode("latin-1"))
 
 
 def whole(status: int, body: bytes, *headers: tuple[str, str]) -> list[bytes]:

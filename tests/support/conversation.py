@@ -9,23 +9,14 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from tests.support import http1
-from tests.support.behaviours import (
-    BEHAVIOURS,
-    READS_NO_BODY,
-    AnswerHead,
-    Call,
-    End,
-    Reset,
-    behaviour_of,
-    whole,
-)
+from tests.support import behaviours, http1
+from tests.support.behaviours import AnswerHead, Call, End, Reset, Wait, behaviour_of, whole
 from tests.support.received import Received
 
 LINGER_S = 2.0
 _REQUEST_LINE = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([!-~]+) HTTP/1\.([01])")
 
-CallFor = Callable[[Received, Callable[[float], None], bool], "list[bytes] | Call"]
+CallFor = Callable[[Received, Wait, bool], "list[bytes] | Call"]
 
 
 class Conversation:
@@ -76,7 +67,7 @@ class Conversation:
 
     def _body(self, head: http1.Head, target: str) -> bytes:
         is_chunked, length = http1.is_chunked(head), http1.content_length(head)
-        if behaviour_of(target.partition("?")[0])[0] in READS_NO_BODY:
+        if behaviour_of(target.partition("?")[0])[0] in behaviours.READS_NO_BODY:
             return b""
         if "100-continue" in head.all("Expect") and (is_chunked or length):
             self._connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -86,13 +77,13 @@ class Conversation:
         self._count += 1
         name, _ = behaviour_of(received.path)
         call = self._call_for(received, self._wait, self._count == 1)
-        for piece in BEHAVIOURS[name](call) if isinstance(call, Call) else call:
+        for piece in behaviours.BEHAVIOURS[name](call) if isinstance(call, Call) else call:
             self._connection.sendall(piece)
             if isinstance(piece, AnswerHead):
                 self._ends = self._ends or b"connection: close" in piece.lower()
                 if received.method == "HEAD":
                     break
-        if name in READS_NO_BODY:
+        if name in behaviours.READS_NO_BODY:
             self._linger()
 
     def _linger(self) -> None:

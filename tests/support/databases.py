@@ -23,7 +23,7 @@ class Postgres:
     """A server that runs already. It drops only databases that it has created itself. Not thread-safe."""
 
     def __init__(self, url: str) -> None:
-        """`url` is of a role that may create databases; its scheme may name a driver, as SQLAlchemy's does."""
+        """`url` is of a role that may create databases; its scheme may name a driver."""
         parts = urlsplit(url)
         if parts.scheme.partition("+")[0] not in ("postgresql", "postgres"):
             raise Unavailable(f"not the URL of a PostgreSQL server: its scheme is {parts.scheme!r}")
@@ -42,7 +42,7 @@ class Postgres:
         return self.url(database)
 
     def drop(self, url: str) -> None:
-        """Drop a database that `create_database` made, whoever is connected to it. Raises ValueError for any other."""
+        """Drop a database that `create_database` made, cutting who uses it. ValueError for any other."""
         database = urlsplit(url).path.removeprefix("/")
         if database not in self._created:
             raise ValueError(f"not a database of ours: {database!r}")

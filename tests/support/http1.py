@@ -1,4 +1,4 @@
-"""HTTP/1.1 messages byte for byte, for the stub and for the raw client: nothing is normalised, nothing is forgiven.
+"""HTTP/1.1 messages byte for byte, for the stub and the raw client: nothing is normalised or forgiven.
 
 Errors:
     Malformed    the bytes are not a message by RFC 9112
@@ -30,7 +30,7 @@ class Truncated(ConnectionError):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A start line and the header fields as they stood on the wire: order, case and repeats kept, as latin-1."""
+    """A start line and header fields as they stood on the wire (latin-1): order, case and repeats kept."""
 
     start: str
     headers: list[tuple[str, str]]
@@ -46,7 +46,10 @@ def all_values(headers: Iterable[tuple[str, str]], name: str) -> list[str]:
 
 
 class Reader:
-    """Reads messages from a connected socket; `taken` keeps every byte, `was_reset` tells a reset from a clean end."""
+    """Reads messages from a connected socket.
+
+    `taken` keeps every byte, `was_reset` tells a reset from a clean end.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self.taken = bytearray()
@@ -128,7 +131,7 @@ class Reader:
 
 
 def parse_head(raw: bytes) -> Head:
-    """The head without its empty line. Raises Malformed for bare line ends, folded lines and odd field names."""
+    """A head without its empty line. Raises Malformed for bare line ends, folded lines and odd names."""
     start, *lines = raw.decode("latin-1").split("\r\n")
     headers: list[tuple[str, str]] = []
     for line in lines:

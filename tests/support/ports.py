@@ -1,8 +1,8 @@
 """Free ports on 127.0.0.1 that stay free until the server under test takes them.
 
-They come from below the range that the kernel gives to outgoing connections (32768 and up on Linux, 49152 on macOS),
-in blocks of a hundred. A process owns a block by holding the block's first port bound, so pytest-xdist workers, and
-other test runs on the same machine, never hand out the same port; the claim ends with the process.
+They come from below the range that the kernel gives to outgoing connections (32768 and up on Linux, 49152 on
+macOS), in blocks of a hundred. A process owns a block by holding the block's first port bound, until it ends:
+so pytest-xdist workers, and other test runs on the same machine, never hand out the same port.
 """
 
 from __future__ import annotations

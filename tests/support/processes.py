@@ -18,10 +18,10 @@ from deploy.local.child import Child, NotStarted
 
 ROOT = Path(__file__).resolve().parents[2]
 POLL_TIMEOUT_S = 1.0
-# what a program needs to run at all and to report its coverage; never the developer's REDIS_URL or JWT_SECRET_KEY
+# what any program needs, and what measures its coverage; never the developer's REDIS_URL or JWT_SECRET_KEY
 KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
 
-__all__ = ["NotStarted", "Process", "clean_environment", "process_tree", "wait_until"]
+__all__ = ["NotStarted", "Process", "clean_environment", "is_alive", "process_tree", "wait_until"]
 
 
 class Process:
@@ -42,9 +42,8 @@ class Process:
         """The program is ready when `ready_url` answers 200; without one, as soon as it runs."""
         self.name = name
         self.ready_url = ready_url
-        self._child = Child(
-            name, argv, log_path=directory / f"{name}.log", cwd=ROOT, env=clean_environment(env)
-        )
+        log_path = directory / f"{name}.log"
+        self._child = Child(name, argv, log_path=log_path, cwd=ROOT, env=clean_environment(env))
 
     @classmethod
     def gunicorn(
@@ -55,14 +54,15 @@ class Process:
         directory: Path,
         env: Mapping[str, str],
         ready_url: str | None = None,
+        name: str | None = None,
     ) -> Self:
-        """A gunicorn serving `app` ("gateway.wsgi:app"), the file `conf` (seen from the root) being its settings."""
+        """A gunicorn serving `app` ("gateway.wsgi:app") with the settings file `conf`, seen from the root."""
         argv = [sys.executable, "-m", "gunicorn", "-c", str(conf), app]
-        return cls(app.partition(":")[0], argv, directory=directory, env=env, ready_url=ready_url)
+        return cls(name or app.partition(":")[0], argv, directory=directory, env=env, ready_url=ready_url)
 
     @property
     def pid(self) -> int:
-        """The id of the process that was started, for gunicorn its master. Raises RuntimeError when it has ended."""
+        """The id of the process itself, for gunicorn the master. Raises RuntimeError when it has ended."""
         return self._child.pid
 
     @property
@@ -72,7 +72,7 @@ class Process:
 
     def start(self, *, timeout_s: float = 20.0) -> Self:
         """Start and return once ready. Raises NotStarted with the end of the log."""
-        self._child.start(self.is_ready, timeout_s=timeout_s)
+        self._child.start(self.is_ready if self.ready_url else None, timeout_s=timeout_s)
         return self
 
     def is_ready(self) -> bool:
@@ -101,7 +101,7 @@ class Process:
         return self.log()
 
     def terminate(self, *, timeout_s: float = 10.0) -> int | None:
-        """SIGTERM, and SIGKILL to the whole group after `timeout_s`. The exit code, None if it was never started."""
+        """SIGTERM, and SIGKILL to the whole group after `timeout_s`. The exit code, None if never started."""
         return self._child.stop(grace_s=timeout_s)
 
     def kill(self) -> int | None:
@@ -134,7 +134,7 @@ class Process:
         return _children_of(self.pid)
 
     def pss_bytes(self) -> int:
-        """Memory of the process and all below it, pages that they share counted once (proportional set size, Linux)."""
+        """Memory of the process and all below it, shared pages counted once (PSS; Linux)."""
         return sum(_pss_bytes(pid) for pid in process_tree(self.pid))
 
     def __enter__(self) -> Self:
@@ -151,9 +151,7 @@ def clean_environment(given: Mapping[str, str]) -> dict[str, str]:
     return {name: os.environ[name] for name in KEPT if name in os.environ} | dict(given)
 
 
-def wait_until(
-    is_true: Callable[[], bool], what: str, *, timeout_s: float = 5.0, poll_s: float = 0.02
-) -> None:
+def wait_until(is_true: Callable[[], bool], what: str, *, timeout_s: float = 5.0, poll_s: float = 0.02) -> None:
     """Return once `is_true()`. Raises TimeoutError, which names `what` was waited for."""
     deadline = time.monotonic() + timeout_s
     while not is_true():
@@ -170,6 +168,11 @@ def process_tree(root: int) -> list[int]:
     return found
 
 
+def is_alive(pid: int) -> bool:
+    """The process has not ended (Linux)."""
+    return _parent_of(pid) is not None
+
+
 def _answers_200(url: str) -> bool:
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=POLL_TIMEOUT_S)
@@ -183,17 +186,18 @@ def _answers_200(url: str) -> bool:
 
 
 def _children_of(parent: int) -> list[int]:
-    found: list[int] = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = (
-                stat.read_text("latin-1").rpartition(")")[2].split()
-            )  # the name before it may contain anything
-        except OSError:  # it has ended since
-            continue
-        if fields[0] not in "ZX" and int(fields[1]) == parent:
-            found.append(int(stat.parent.name))
-    return sorted(found)
+    pids = (int(entry.name) for entry in Path("/proc").glob("[0-9]*"))
+    return sorted(pid for pid in pids if _parent_of(pid) == parent)
+
+
+def _parent_of(pid: int) -> int | None:
+    """None when the process has ended, be it that nobody has reaped it yet."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("latin-1")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, parent, *_ = stat.rpartition(")")[2].split()  # the name before it may contain anything
+    return None if state in "ZX" else int(parent)
 
 
 def _pss_bytes(pid: int) -> int:

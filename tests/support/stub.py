@@ -1,6 +1,6 @@
-"""A service over real sockets that does what a path names: `/slow/1.5`, `/cut`, `/status/503` (see behaviours.py).
+"""A service over real sockets that does what a path names: `/slow/1.5`, `/cut`, ... (see behaviours.py).
 
-It runs in threads of the test process, which is not monkey patched. It is strict where a real server is lenient: a
+It runs in threads of the test process, which is not monkey patched. It is strict where servers are lenient: a
 request that is not plain HTTP/1.1, or whose framing is ambiguous, is answered 400, and kept in `malformed`.
 """
 
@@ -15,7 +15,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from tests.support.behaviours import Call, as_json, behaviour_of
+from tests.support.behaviours import Call, Wait, as_json, behaviour_of
 from tests.support.conversation import Conversation
 from tests.support.ports import free_port
 from tests.support.received import Received
@@ -25,9 +25,9 @@ ACCEPT_POLL_S = 0.5
 
 
 class StubService:
-    """One service on 127.0.0.1:`port`. Thread-safe; starts when made, and again on the same port after `stop()`.
+    """One service on 127.0.0.1:`port`. Thread-safe. Starts when made, and on the same port after `stop()`.
 
-    `json` maps a path to the JSON that a GET of it answers, before any behaviour; `etag` is what `/cacheable` carries.
+    `json` maps a path to the JSON it answers, before any behaviour; `etag` is what `/cacheable` carries.
     """
 
     def __init__(self, port: int | None = None) -> None:
@@ -59,13 +59,13 @@ class StubService:
 
     @property
     def malformed(self) -> list[bytes]:
-        """What arrived and was no acceptable request: all bytes of each such connection."""
+        """What arrived and was no acceptable request, or was cut short: all bytes of each such connection."""
         with self._changed:
             return list(self._malformed)
 
     @property
     def connections(self) -> int:
-        """How many connections were accepted since the last `clear()`; the number of a connection is never reused."""
+        """How many connections were accepted since the last `clear()`; their numbers are never reused."""
         with self._changed:
             return self._connections
 
@@ -89,9 +89,7 @@ class StubService:
         """The requests, once there are at least `count`. Raises TimeoutError."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._requests) >= count, timeout_s):
-                raise TimeoutError(
-                    f"{len(self._requests)} of {count} requests arrived within {timeout_s:g} s"
-                )
+                raise TimeoutError(f"{len(self._requests)} of {count} requests came in {timeout_s:g} s")
             return list(self._requests)
 
     def start(self) -> Self:
@@ -137,11 +135,12 @@ class StubService:
             while not stopping.is_set():
                 try:
                     connection, _ = listener.accept()
-                except (
-                    OSError
-                ):  # shut down by stop(), or the pause that looks for it where that is not enough
+                except OSError:  # stop() shut it down, or time-out (macOS is not woken by that)
                     continue
                 with self._changed:
+                    if stopping.is_set():
+                        connection.close()
+                        return
                     self._connections += 1
                     self._last_connection += 1
                     self._open[self._last_connection] = connection
@@ -155,9 +154,7 @@ class StubService:
                 del self._open[number]
             connection.close()
 
-    def _call_for(
-        self, received: Received, wait: Callable[[float], None], is_first: bool
-    ) -> list[bytes] | Call:
+    def _call_for(self, received: Received, wait: Wait, is_first: bool) -> list[bytes] | Call:
         """Note a request; its canned answer, or what a behaviour needs to answer it."""
         with self._changed:
             self._requests.append(received)

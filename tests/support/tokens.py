@@ -102,7 +102,7 @@ def unsigned(claims: Claims, *, algorithm: str = "none", **headers: object) -> s
 
 
 def confused(pair: KeyPair, claims: Claims, *, secret: bytes | None = None) -> str:
-    """A token signed by HS256 with what everybody knows, the public key, as its secret (PEM unless `secret`)."""
+    """A token signed by HS256 with what everybody knows, the public key, as secret (PEM unless `secret`)."""
     signed = f"{_encoded({'alg': 'HS256', 'typ': 'JWT', 'kid': pair.kid})}.{_encoded(claims)}"
     # by hand: PyJWT refuses to sign with a public key
     mac = hmac.digest(pair.public_pem() if secret is None else secret, signed.encode(), hashlib.sha256)

@@ -14,9 +14,10 @@ import re
 import socket
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 from tests.support import http1
 
@@ -64,7 +65,7 @@ class RawAnswer:
         value: object = json.loads(self.body)
         if not isinstance(value, dict):
             raise ValueError(f"not a JSON object: {self.body!r}")
-        return value  # pyright: ignore[reportUnknownVariableType]  # JSON objects have string keys
+        return cast("dict[str, object]", value)
 
 
 class Connection:
@@ -87,10 +88,8 @@ class Connection:
 
     def exchange(self, raw: bytes) -> RawAnswer:
         """Send a request and read its answer. A server that answers before it has read all of it is heard."""
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):  # its answer may have arrived all the same
             self.send(raw)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # its answer may have arrived all the same
         return self.answer(to=raw.partition(b" ")[0].decode("latin-1"))
 
     def answer(self, *, to: str = "GET") -> RawAnswer:
@@ -108,7 +107,7 @@ class Connection:
         return RawAnswer(status, head.headers, body, raw, interim, is_complete, self._is_closed(head))
 
     def everything(self, *, quiet_s: float | None = None) -> bytes:
-        """All bytes until the server closes or resets, or has sent nothing for `quiet_s` seconds (if given)."""
+        """All bytes until the server closes or resets, or (if given) has been quiet for `quiet_s` seconds."""
         self._socket.settimeout(self.timeout if quiet_s is None else quiet_s)
         deadline = time.monotonic() + self.timeout
         try:
@@ -177,7 +176,7 @@ def exchange(port: int, raw: bytes, *, timeout: float = 5.0) -> RawAnswer:
 
 
 def send_and_read_all(port: int, raw: bytes, *, timeout: float = 5.0, quiet_s: float = 0.3) -> bytes:
-    """Send these bytes on a new connection; every byte that comes until it is closed, or quiet for `quiet_s`."""
+    """Send these bytes on a new connection; every byte until it is closed, or quiet for `quiet_s`."""
     with Connection(port, timeout=timeout) as connection:
         connection.send(raw)
         return connection.everything(quiet_s=quiet_s)
@@ -186,7 +185,7 @@ def send_and_read_all(port: int, raw: bytes, *, timeout: float = 5.0, quiet_s: f
 def request_bytes(
     method: str, target: str, headers: Pairs = (), body: bytes = b"", *, host: str = "localhost"
 ) -> bytes:
-    """A request as bytes: target and headers as given, plus Host, and Content-Length for a body, unless given."""
+    """A request as bytes: target and headers as given; Host, and a body's Content-Length, unless given."""
     fields = list(headers)
     given = {name.lower() for name, _ in fields}
     if "host" not in given:
@@ -198,7 +197,7 @@ def request_bytes(
 
 
 def get(port: int, target: str, headers: Pairs = (), *, timeout: float = 5.0) -> RawAnswer:
-    """GET a target that goes out byte for byte: dot segments, encodings and double slashes stay as they are."""
+    """GET a target that goes out byte for byte: dot segments, encodings and double slashes stay."""
     return exchange(port, request_bytes("GET", target, headers, host=f"127.0.0.1:{port}"), timeout=timeout)
 
 

@@ -1,0 +1,152 @@
+"""What the gateway itself answers: who it is, how it fares, what stands behind it.
+
+`/`, `/health`, `/ready` and `/health/startup` are open to all. The rest is open on the operations listener; on the
+public one it wants an administrator's token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
+
+from flask import Blueprint, Flask, Response, request
+from werkzeug.exceptions import NotFound as NothingHere
+
+from common import health, problems
+from common.defaults import VERSION
+from common.health import Check, Health, page
+from common.problems import NotFound
+from common.tokens import JwkSetKeys, Keys
+from gateway.blueprints import flask_response, proxied
+from gateway.exchange import EXCHANGE, SOURCE, Answer, Body, Exchange
+from gateway.observability.metrics import CONTENT_TYPE
+from gateway.policies.identity import require
+from gateway.router import FACES, Route
+from gateway.runtime import Runtime, runtime_of
+from gateway.services import Service
+
+P = ParamSpec("P")
+
+bp = Blueprint("pages", __name__)
+
+
+def operators_only(view: Callable[P, Response]) -> Callable[P, Response]:
+    """Open on the operations listener, for administrators on the public one."""
+
+    @wraps(view)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> Response:
+        exchange = current_exchange()
+        if not exchange.is_operations:
+            require(exchange, ("admin",))
+        return view(*args, **kwargs)
+
+    return guarded
+
+
+def current_exchange() -> Exchange:
+    exchange: Exchange = request.environ[EXCHANGE]
+    return exchange
+
+
+@bp.get("/")
+def home() -> Response:
+    """What this is, and where to go on."""
+    runtime = current_exchange().runtime
+    return page(
+        {
+            "name": "API gateway",
+            "version": VERSION,
+            "services": {name: f"/api/v1/{name}" for name in runtime.router.prefixes},
+            "health": "/health",
+            "ready": "/ready",
+            "documentation": {name: f"/openapi/{name}.json" for name in sorted(runtime.services)},
+        }
+    )
+
+
+@bp.get("/openapi/<name>.json")
+def openapi(name: str) -> Response:
+    """The OpenAPI document of a service, as the service gives it."""
+    exchange = current_exchange()
+    backend = exchange.runtime.backends.get(name)
+    if backend is None:
+        raise NotFound(f"There is no service {name} here.", code="SERVICE_NOT_FOUND")
+    nothing = Body(exchange.body.reader, 0, is_bounded=True)
+    answer = backend.send("GET", "/openapi.json", [("X-Request-ID", exchange.request_id)], nothing)
+    kept = [(key, value) for key, value in answer.headers if key.lower() in ("content-type", "content-length")]
+    return flask_response(Answer(answer.status, kept, answer.body))
+
+
+@bp.get("/metrics")
+@operators_only
+def metrics() -> Response:
+    return Response(current_exchange().runtime.metrics.page(), content_type=CONTENT_TYPE)
+
+
+@operators_only
+def services() -> Response:
+    """What is registered: one row a service."""
+    runtime = current_exchange().runtime
+    rows = [
+        {
+            "name": service.name,
+            "prefixes": sorted({route.prefix for route in runtime.router.routes if route.service is service}),
+            "routes": [f"{','.join(r.methods)} /{r.prefix}{r.template}" for r in _routes(runtime, service)],
+            "instances": [{"url": service.url, "breaker": runtime.backends[service.name].breaker.state}],
+        }
+        for service in runtime.services.values()
+    ]
+    return page({"services": rows})
+
+
+def _routes(runtime: Runtime, service: Service) -> list[Route]:
+    return [route for route in runtime.router.routes if route.service is service]
+
+
+@bp.get("/health/services")
+@operators_only
+def services_health() -> Response:
+    """One row an instance: whether it answers `/health` within a second, asked at most once a second."""
+    exchange = current_exchange()
+    rows = exchange.runtime.instance_health.rows()
+    is_well = all(row["status"] == "up" for row in rows)
+    return page({"status": "up" if is_well else "degraded", "instances": rows})
+
+
+def readiness_checks(keys: Keys) -> dict[str, Check]:
+    """What the gateway can't work without: keys to verify tokens with. Services may be down, Redis may be away."""
+
+    def identity() -> None:
+        if isinstance(keys, JwkSetKeys) and not keys.warm():
+            raise ConnectionError("user_service gives no keys")
+
+    return {"identity": identity}
+
+
+def init_app(app: Flask) -> None:
+    runtime = runtime_of(app)
+
+    def on_unknown_path(_error: NothingHere) -> Response:
+        known = ", ".join(runtime.router.prefixes)
+        problem = NotFound(
+            f"There is nothing at this address; the services here are {known}.", code="SERVICE_NOT_FOUND"
+        )
+        return problems.response(problem, SOURCE)
+
+    app.register_error_handler(NothingHere, on_unknown_path)
+    health.init_app(app, runtime.health)
+    for face in FACES:
+        app.add_url_rule(f"{face}/services", "pages.services", services)
+    app.register_blueprint(bp)
+    limiter = app.extensions["limiter_of_pages"]
+    for view in (proxied, *_views_of("health", app)):
+        limiter.exempt(view)  # proxied routes are limited by their policies, probes must never be
+
+
+def _views_of(blueprint: str, app: Flask) -> list[Callable[..., object]]:
+    return [view for name, view in app.view_functions.items() if name.startswith(f"{blueprint}.")]
+
+
+def make_health(keys: Keys) -> Health:
+    return Health("gateway", VERSION, readiness_checks(keys))

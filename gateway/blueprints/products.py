@@ -1,0 +1,32 @@
+"""Products: anyone may browse, administrators change the catalogue."""
+
+from __future__ import annotations
+
+from gateway.blueprints import ServiceBlueprint
+from gateway.exchange import Answer, Exchange
+from gateway.forwarding import forward
+from gateway.policies.cached import cached
+from gateway.policies.identity import require_jwt
+from gateway.policies.limited import limited
+from gateway.policies.sized import sized
+
+bp = ServiceBlueprint("products", __name__)
+
+
+@bp.proxy("/", methods=["GET"])
+@bp.proxy("/<product_id>", methods=["GET"])
+@limited
+@sized
+@cached
+def browse(exchange: Exchange) -> Answer:
+    return forward(exchange)
+
+
+@bp.proxy("/", methods=["POST"])
+@bp.proxy("/<product_id>", methods=["PUT", "PATCH", "DELETE"])
+@limited
+@sized
+@require_jwt(roles=("admin",))
+@cached
+def change(exchange: Exchange) -> Answer:
+    return forward(exchange)

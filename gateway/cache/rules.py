@@ -1,0 +1,127 @@
+"""What a shared cache may keep, for how long, and for whom: pure rules, RFC 9111's sections beside them.
+
+The answers that are kept are those of GET with status 200 (and the permanent ones of `KEPT_STATUSES`) that say how long
+they are fresh; nothing is guessed (no heuristic freshness, 4.2.2). A stale answer is not used: the service is asked
+again. RFC 9875 groups answers, so that a change to one thing can empty the cache of all that depends on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+KEPT_STATUSES = frozenset({200, 203, 301, 308, 404, 410})
+UNSAFE_METHODS_ARE_NOT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+LONGEST_S = 86_400
+FRESHENED_BY_US = frozenset({"age", "cache-status", "via", "x-request-id", "set-cookie"})
+
+Directives = Mapping[str, str | None]
+
+
+def directives(value: str | None) -> dict[str, str | None]:
+    """`Cache-Control` as a mapping (5.2): names in lower case, arguments without their quotes."""
+    found: dict[str, str | None] = {}
+    for part in _split(value or ""):
+        name, mark, argument = part.partition("=")
+        if name.strip():
+            found.setdefault(name.strip().lower(), argument.strip().strip('"') if mark else None)
+    return found
+
+
+def _split(value: str) -> list[str]:
+    """At commas outside of quoted strings."""
+    parts, quoted, start = [], False, 0
+    for position, character in enumerate(value):
+        if character == '"':
+            quoted = not quoted
+        elif character == "," and not quoted:
+            parts.append(value[start:position])
+            start = position + 1
+    return [*parts, value[start:]]
+
+
+def seconds(value: str | None) -> int | None:
+    """A delta-seconds (1.2.2), None for anything else."""
+    return min(int(value), LONGEST_S) if value and value.isascii() and value.isdigit() else None
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the request says about the cache (5.2.1)."""
+
+    may_use: bool  # a kept answer will do
+    may_keep: bool
+    only_if_cached: bool
+    max_age_s: int | None
+    min_fresh_s: int
+
+
+def wish(method: str, headers: Mapping[str, str]) -> Wish:
+    """`headers` by lower-case names. A request with a body or a Range goes past the cache."""
+    said = directives(headers.get("cache-control"))
+    if "cache-control" not in headers and "no-cache" in headers.get("pragma", "").lower():  # 5.4
+        said["no-cache"] = None
+    plain = method in ("GET", "HEAD") and "range" not in headers and headers.get("content-length", "0") == "0"
+    plain = plain and "transfer-encoding" not in headers
+    return Wish(
+        may_use=plain and "no-cache" not in said and "no-store" not in said,
+        may_keep=plain and method == "GET" and "no-store" not in said,
+        only_if_cached="only-if-cached" in said,
+        max_age_s=seconds(said.get("max-age")),
+        min_fresh_s=seconds(said.get("min-fresh")) or 0,
+    )
+
+
+def lifetime_s(status: int, headers: Mapping[str, str], *, authorized: bool) -> int:
+    """For how many seconds an answer may be kept, 0 for not at all (3, 3.5, 4.2.1). `headers` by lower-case names."""
+    said = directives(headers.get("cache-control"))
+    if status not in KEPT_STATUSES or "set-cookie" in headers or headers.get("vary", "").strip() == "*":
+        return 0
+    if not said.keys().isdisjoint({"no-store", "private", "no-cache"}):
+        return 0
+    if authorized and said.keys().isdisjoint({"public", "s-maxage", "must-revalidate"}):  # 3.5
+        return 0
+    if "s-maxage" in said:
+        return seconds(said["s-maxage"]) or 0
+    if "max-age" in said:
+        return seconds(said["max-age"]) or 0
+    return _until_expires(headers)
+
+
+def _until_expires(headers: Mapping[str, str]) -> int:
+    """`Expires` minus `Date`; a malformed one means "already" (5.3)."""
+    try:
+        expires, date = parsedate_to_datetime(headers["expires"]), parsedate_to_datetime(headers["date"])
+        return max(0, min(int((expires - date).total_seconds()), LONGEST_S))
+    except (KeyError, ValueError, TypeError):
+        return 0
+
+
+def vary_names(headers: Mapping[str, str]) -> tuple[str, ...]:
+    """The request fields that chose this answer (4.1), sorted."""
+    return tuple(sorted({name.strip().lower() for name in headers.get("vary", "").split(",") if name.strip()}))
+
+
+def variant_key(names: tuple[str, ...], request: Mapping[str, str]) -> str:
+    """Tells apart the variants of one address: the varying fields as the request has them, white space folded."""
+    return "\n".join(f"{name}:{','.join(part.strip() for part in request.get(name, '').split(','))}" for name in names)
+
+
+def groups(value: str | None) -> tuple[str, ...]:
+    """The members of `Cache-Groups` or `Cache-Group-Invalidation` (RFC 9875, 2): a list of quoted strings."""
+    names = [part.partition(";")[0].strip() for part in _split(value or "")]
+    return tuple(name[1:-1] for name in names if len(name) > 2 and name[0] == name[-1] == '"')[:32]
+
+
+def matches(if_none_match: str | None, etag: str | None) -> bool:
+    """Whether `If-None-Match` names this entity tag, compared weakly (RFC 9110, 13.1.2)."""
+    if if_none_match is None or etag is None:
+        return False
+    wanted = {part.strip().removeprefix("W/") for part in _split(if_none_match)}
+    return "*" in wanted or etag.removeprefix("W/") in wanted
+
+
+def invalidates(method: str, status: int) -> bool:
+    """A request that may have changed something, and was answered without an error (4.4)."""
+    return method not in UNSAFE_METHODS_ARE_NOT and 200 <= status < 400

@@ -1,0 +1,174 @@
+"""Kept answers in Redis, shared by all workers.
+
+An address has one entry, or, where answers vary, a *signpost* that names the varying fields and one entry a variant.
+
+Emptying is race-free by a logical clock. Each invalidation moves `clock` on by one and notes the new time under the
+group or address that it is about. An entry carries the time that `clock` showed *before* its request went to the
+service; it counts only while none of its groups has been noted later. So an answer that was on its way while something
+changed is never served, even if it is stored after the invalidation. Looking up is one round trip.
+
+Redis away: nothing is found and nothing kept, and for a second nobody asks again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast
+
+import orjson
+import redis
+import structlog
+from redis.commands.core import Script
+
+from gateway.cache.rules import LONGEST_S
+from gateway.shared import PREFIX
+
+log = structlog.get_logger("cache")
+
+LARGEST_BODY_BYTES = 256 << 10
+PAUSE_S = 1.0
+
+# KEYS: clock, entry. Answers {clock, vary, stored, body-and-head} with the last three only for an entry that counts.
+_LOOK_UP = """
+local clock = redis.call('GET', KEYS[1]) or '0'
+local entry = redis.call('HMGET', KEYS[2], 'clock', 'groups', 'vary', 'data')
+if not entry[1] then return {clock} end
+for group in string.gmatch(entry[2] or '', '[^\\n]+') do
+  local noted = redis.call('GET', ARGV[1] .. group)
+  if noted and tonumber(noted) > tonumber(entry[1]) then
+    redis.call('DEL', KEYS[2])
+    return {clock}
+  end
+end
+return {clock, entry[3] or '', entry[4] or ''}
+"""
+
+# KEYS: clock. ARGV: how long notes are kept, their prefix, then the groups.
+_INVALIDATE = """
+local now = redis.call('INCR', KEYS[1])
+for i = 3, #ARGV do redis.call('SET', ARGV[2] .. ARGV[i], now, 'EX', ARGV[1]) end
+return now
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A kept answer."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+    stored_at: float  # Unix time, minus the age that it had then
+    lifetime_s: int
+
+    @property
+    def age_s(self) -> int:
+        return max(0, int(time.time() - self.stored_at))
+
+    @property
+    def left_s(self) -> int:
+        return self.lifetime_s - self.age_s
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a look-up brought: the clock to store with, the varying fields if there is a signpost, perhaps an entry."""
+
+    clock: int | None  # None: the store is away, don't keep anything
+    vary: tuple[str, ...] = ()
+    entry: Entry | None = None
+
+
+class CacheStore:
+    """Shared by the greenlets of a worker; each method is one script or command."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._look_up = client.register_script(_LOOK_UP)
+        self._invalidate = client.register_script(_INVALIDATE)
+        self._away_until = 0.0
+
+    def look_up(self, address: str, variant: str = "") -> Found:
+        """`address` is the service and the raw target; `variant` as `rules.variant_key` says."""
+        try:
+            row = cast("list[bytes]", self._run(self._look_up, [_CLOCK, _key(address, variant)], [_GROUP]))
+        except redis.RedisError:
+            return Found(None)
+        clock = int(row[0])
+        if len(row) == 1:
+            return Found(clock)
+        if row[1]:
+            return Found(clock, vary=tuple(row[1].decode().split(",")))
+        return Found(clock, entry=_unpack(row[2]))
+
+    def keep(
+        self, address: str, variant: str, entry: Entry, *, vary: tuple[str, ...], groups: Iterable[str], clock: int
+    ) -> bool:
+        """Store `entry`, and the signpost to it where the answer varies. Whether that was done."""
+        if len(entry.body) > LARGEST_BODY_BYTES:
+            return False
+        common = {"clock": clock, "groups": "\n".join([_uri_group(address), *groups])}
+        try:
+            with self._client.pipeline(transaction=False) as pipe:
+                if vary:
+                    signpost = _key(address, "")
+                    pipe.hset(signpost, mapping={**common, "vary": ",".join(vary)})
+                    pipe.expire(signpost, LONGEST_S)
+                key = _key(address, variant)
+                pipe.hset(key, mapping={**common, "data": _pack(entry)})
+                pipe.expire(key, max(1, entry.left_s))
+                pipe.execute()
+        except redis.RedisError as error:
+            self._rest(error)
+            return False
+        return True
+
+    def invalidate(self, addresses: Iterable[str], groups: Iterable[str]) -> None:
+        """Forget what is kept for `addresses` and all members of `groups`."""
+        names = [*(_uri_group(address) for address in addresses), *groups]
+        try:
+            # not skipped while the store rests: a lost invalidation would serve what is no longer so
+            self._invalidate([_CLOCK], [LONGEST_S, _GROUP, *names])
+        except redis.RedisError as error:
+            self._rest(error)
+
+    def _run(self, script: Script, keys: list[str], arguments: list[str]) -> object:
+        if time.monotonic() < self._away_until:
+            raise redis.ConnectionError("resting")
+        try:
+            return script(keys, arguments)
+        except redis.RedisError as error:
+            self._rest(error)
+            raise
+
+    def _rest(self, error: Exception) -> None:
+        if time.monotonic() >= self._away_until:
+            log.warning("cache_bypassed", reason=type(error).__name__)
+        self._away_until = time.monotonic() + PAUSE_S
+
+
+_CLOCK = f"{PREFIX}:cache:clock"
+_GROUP = f"{PREFIX}:cache:group:"
+
+
+def _key(address: str, variant: str) -> str:
+    digest = hashlib.sha256(f"{address}\n{variant}".encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{PREFIX}:cache:entry:{digest}"
+
+
+def _uri_group(address: str) -> str:
+    return "uri " + hashlib.sha256(address.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _pack(entry: Entry) -> bytes:
+    head = orjson.dumps([entry.status, entry.headers, entry.stored_at, entry.lifetime_s])
+    return len(head).to_bytes(4, "big") + head + entry.body
+
+
+def _unpack(data: bytes) -> Entry:
+    size = int.from_bytes(data[:4], "big")
+    status, headers, stored_at, lifetime_s = orjson.loads(data[4 : 4 + size])
+    return Entry(status, [(name, value) for name, value in headers], data[4 + size :], stored_at, lifetime_s)

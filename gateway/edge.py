@@ -1,0 +1,165 @@
+"""True of every request, whoever serves it: an id, a clock, the rules of request targets, one log line, metrics.
+
+A WSGI middleware around the app. It makes the `Exchange` that the rest works on, and refuses what is malformed before
+Flask sees it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+import structlog
+
+from common import logs, problems
+from common.problems import Problem
+from gateway.exchange import EXCHANGE, SOURCE, Body, Exchange, Reader
+from gateway.headers import Forwarding, trace_caller
+from gateway.runtime import Runtime
+from gateway.targets import check_host, parse_target
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+access_log = structlog.get_logger("access")
+
+QUIET_PATHS = frozenset({"/health", "/ready", "/health/startup", "/metrics"})
+
+
+class Edge:
+    """`app.wsgi_app = Edge(app.wsgi_app, runtime)`."""
+
+    def __init__(self, app: WSGIApplication, runtime: Runtime) -> None:
+        self._app = app
+        self._runtime = runtime
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        self._runtime.metrics.began()
+        line = _Line(self._runtime, environ)
+        logs.bind_request(line.request_id)
+        try:
+            exchange = exchange_of(environ, self._runtime, line.request_id)
+        except Problem as problem:
+            return line.ended(_refuse(problem, line, start_response))
+        line.exchange = exchange
+        environ[EXCHANGE] = exchange
+        return line.ended(self._app(environ, line.starting(start_response)))
+
+
+def exchange_of(environ: WSGIEnvironment, runtime: Runtime, request_id: str) -> Exchange:
+    """The facts of a request. Raises `BadRequest` and the like for a malformed host or target."""
+    headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name[:5] == "HTTP_"}
+    for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        if value := environ.get(name):
+            headers[name.replace("_", "-").lower()] = value
+    host = headers.get("host")
+    check_host(host, environ["SERVER_PROTOCOL"])
+    method = environ["REQUEST_METHOD"]
+    target = parse_target(method, environ.get("RAW_URI") or environ["REQUEST_URI"], host)
+    settings = runtime.settings
+    caller, proxies, is_trusted = trace_caller(environ["REMOTE_ADDR"], headers, settings.trusted_proxies)
+    scheme, via = environ["wsgi.url_scheme"], ""
+    if is_trusted:
+        scheme = "https" if headers.get("x-forwarded-proto", scheme).lower() == "https" else "http"
+        host, via = headers.get("x-forwarded-host", host), headers.get("via", "")
+    return Exchange(
+        method=method,
+        target=target,
+        headers=headers,
+        body=Body(cast("Reader", environ["wsgi.input"]), _body_length(headers)),
+        forwarding=Forwarding(caller, scheme, host or "", proxies, via),
+        request_id=request_id,
+        runtime=runtime,
+        is_operations=environ["SERVER_PORT"] == str(settings.operations_port),
+    )
+
+
+def _body_length(headers: dict[str, str]) -> int | None:
+    """The announced length; 0 without one, None for a chunked body. gunicorn has refused what is not a number."""
+    if "transfer-encoding" in headers:
+        return None
+    length = headers.get("content-length", "0")
+    if not (length.isascii() and length.isdigit()):
+        raise problems.BadRequest("Content-Length is not a number.", code="MALFORMED_REQUEST")
+    return int(length)
+
+
+def _refuse(problem: Problem, line: _Line, start_response: StartResponse) -> Iterable[bytes]:
+    body = problem.body(line.request_id, SOURCE)
+    headers = [*problems.fields(problem), ("Content-Length", str(len(body)))]
+    line.starting(start_response)(f"{problem.status} {problem.title}", headers)
+    return [] if line.environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+
+class _Line:
+    """The access line of one request, written when its last byte is sent or its connection is lost."""
+
+    def __init__(self, runtime: Runtime, environ: WSGIEnvironment) -> None:
+        self._runtime = runtime
+        self.environ = environ
+        self.exchange: Exchange | None = None
+        self._began = time.perf_counter()
+        self._status = 0
+        self._body: Iterable[bytes] = ()
+        self._is_written = False
+        trusted = trace_caller(environ["REMOTE_ADDR"], {}, runtime.settings.trusted_proxies)[2]
+        given = logs.acceptable_request_id(environ.get("HTTP_X_REQUEST_ID")) if trusted else None
+        self.request_id = given or logs.new_request_id()
+
+    def starting(self, start_response: StartResponse) -> StartResponse:
+        """A `start_response` that adds what is true of every answer."""
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Callable[[bytes], object]:
+            self._status = int(status[:3])
+            added = self.exchange.answer_headers if self.exchange else []
+            headers = [(name, value) for name, value in headers if name.lower() != "x-request-id"]
+            headers += [("X-Request-ID", self.request_id), ("X-Content-Type-Options", "nosniff"), *added]
+            if exc_info:
+                return start_response(status, headers, exc_info)
+            return start_response(status, headers)
+
+        return cast("StartResponse", start)
+
+    def ended(self, body: Iterable[bytes]) -> Iterable[bytes]:
+        """`body`, with `close` called on it and the line written afterwards."""
+        self._body = body
+        return self
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._body)
+
+    def close(self) -> None:
+        if self._is_written:
+            return
+        self._is_written = True
+        try:
+            close = getattr(self._body, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._write()
+
+    def _write(self) -> None:
+        elapsed_s = time.perf_counter() - self._began
+        exchange, environ = self.exchange, self.environ
+        route = getattr(exchange, "route", None)
+        service = route.service.name if route else "gateway"
+        route_name = route.name if route else "page" if self._status < 400 else "refused"
+        self._runtime.metrics.answered(service, route_name, environ["REQUEST_METHOD"], self._status, elapsed_s)
+        path = exchange.target.path if exchange else environ.get("PATH_INFO", "")
+        if path in QUIET_PATHS and self._status < 400:
+            return
+        identity = exchange.identity if route and exchange else None
+        access_log.info(
+            "request",
+            method=environ["REQUEST_METHOD"],
+            path=path[:512],
+            status=self._status,
+            ms=round(elapsed_s * 1000, 2),
+            to=service,
+            route=route_name,
+            caller=exchange.forwarding.caller if exchange else environ["REMOTE_ADDR"],
+            **({"user": identity.user_id} if identity else {}),
+            **(exchange.notes if exchange else {}),
+        )

@@ -1,0 +1,162 @@
+"""Which header fields pass the gateway, and which it sets itself: pure rules, the RFC's sections beside them.
+
+Request fields arrive as a mapping of lower-case names (WSGI has joined repeated ones); what is sent on, and what comes
+back, are lists of pairs, so that repeated fields stay repeated.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+PSEUDONYM = "gateway"
+"""Our name in `Via` (RFC 9110, 7.6.3)."""
+
+# RFC 9110, 7.6.1, and the older fields that belong to one connection only
+HOP_BY_HOP = frozenset(
+    {
+        "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
+        "transfer-encoding", "upgrade",
+    }
+)  # fmt: skip
+
+# whatever a caller says about itself in these is dropped: we say it, or nobody does
+SET_BY_US = frozenset(
+    {
+        "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port",
+        "x-forwarded-prefix", "x-real-ip", "x-request-id", "via", "x-user-id", "x-user-name", "x-user-roles",
+        "x-user-email", "x-original-url", "x-rewrite-url", "x-http-method-override",
+    }
+)  # fmt: skip
+
+# framing is ours (the body's length is known), the service has its own Host, and 100-continue was already answered
+_REPLACED = frozenset({"host", "content-length", "expect"})
+_NEVER_SENT = HOP_BY_HOP | SET_BY_US | _REPLACED
+
+# gunicorn writes Date and Server itself
+_NEVER_RETURNED = HOP_BY_HOP | {"date", "server"}
+
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarding:
+    """How the request reached us: who calls, by which scheme and under which name, through which trusted proxies."""
+
+    caller: str  # address
+    scheme: str
+    host: str
+    proxies: tuple[str, ...]  # addresses between the caller and us, nearest to the caller first
+    via: str = ""  # what trusted proxies wrote before us
+
+
+def connection_options(value: str | None) -> frozenset[str]:
+    """Fields that `Connection` names belong to this connection only (RFC 9110, 7.6.1)."""
+    if not value:
+        return frozenset()
+    return frozenset(token.strip().lower() for token in value.split(","))
+
+
+def outgoing_headers(
+    incoming: Mapping[str, str], forwarding: Forwarding, identity_headers: Iterable[tuple[str, str]], request_id: str
+) -> list[tuple[str, str]]:
+    """The fields to send to the service: hop-by-hop ones and those that only we may set dropped, then ours added."""
+    dropped = connection_options(incoming.get("connection"))
+    sent = [
+        (name.title(), value) for name, value in incoming.items() if name not in _NEVER_SENT and name not in dropped
+    ]
+    chain = ", ".join((forwarding.caller, *forwarding.proxies))
+    sent += [
+        ("X-Request-ID", request_id),
+        ("X-Forwarded-For", chain),
+        ("X-Forwarded-Proto", forwarding.scheme),
+        ("X-Forwarded-Host", forwarding.host),
+        ("Forwarded", forwarded_field(forwarding)),
+        ("Via", f"{forwarding.via}, 1.1 {PSEUDONYM}" if forwarding.via else f"1.1 {PSEUDONYM}"),
+    ]
+    sent += identity_headers
+    return sent
+
+
+def forwarded_field(forwarding: Forwarding) -> str:
+    """RFC 7239, 4: one element a hop, IPv6 addresses bracketed and quoted."""
+    first = f'for={_node(forwarding.caller)};proto={forwarding.scheme};host="{forwarding.host}"'
+    return ", ".join((first, *(f"for={_node(proxy)}" for proxy in forwarding.proxies)))
+
+
+def _node(address: str) -> str:
+    return f'"[{address}]"' if ":" in address else address
+
+
+def incoming_answer_headers(received: Iterable[tuple[str, str]], instance_url: str) -> list[tuple[str, str]]:
+    """The fields of a service's answer that the caller gets, repeated ones still repeated, and our `Via`.
+
+    A `Location` that names the instance itself loses scheme and authority: it would lead nowhere, and tell too much.
+    """
+    pairs = list(received)
+    dropped = connection_options(",".join(value for name, value in pairs if name.lower() == "connection"))
+    kept: list[tuple[str, str]] = []
+    via = ""
+    for name, value in pairs:
+        lower = name.lower()
+        if lower in _NEVER_RETURNED or lower in dropped:
+            continue
+        if lower == "via":
+            via = f"{value}, "
+        elif lower in ("location", "content-location"):
+            kept.append((name, without_authority(value, instance_url)))
+        else:
+            kept.append((name, value))
+    kept.append(("Via", f"{via}1.1 {PSEUDONYM}"))
+    return kept
+
+
+def without_authority(location: str, instance_url: str) -> str:
+    """`http://10.0.0.7:5004/products/1` as `/products/1` when the instance is at `http://10.0.0.7:5004`."""
+    if location == instance_url:
+        return "/"
+    rest = location.removeprefix(instance_url)
+    return rest if rest != location and rest[:1] in ("/", "?", "#") else location
+
+
+def trace_caller(
+    peer: str, incoming: Mapping[str, str], trusted: Sequence[IPNetwork]
+) -> tuple[str, tuple[str, ...], bool]:
+    """The caller's address, the trusted proxies between it and us, and whether our peer is one of those.
+
+    `X-Forwarded-For` is walked from right to left for as long as the one who wrote the entry is trusted; the first
+    address that is not ours is the caller. What stands left of it may be invented, so it counts for nothing.
+    """
+    if not trusted or not is_trusted(peer, tuple(trusted)):
+        return peer, (), False
+    hops = [hop.strip() for hop in incoming.get("x-forwarded-for", "").split(",") if hop.strip()]
+    proxies: list[str] = [peer]
+    while hops:
+        address = _address(hops.pop())
+        if address is None:
+            break
+        if not hops or not is_trusted(address, tuple(trusted)):
+            return address, tuple(proxies), True
+        proxies.insert(0, address)
+    return proxies[0], tuple(proxies[1:]), True
+
+
+def _address(text: str) -> str | None:
+    try:
+        return str(ipaddress.ip_address(text.strip("[]")))
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=4096)
+def is_trusted(address: str, networks: tuple[IPNetwork, ...]) -> bool:
+    """Whether `address` lies in one of `networks`; an IPv4 address that came in IPv6 clothes counts as IPv4."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
+        parsed = parsed.ipv4_mapped
+    return any(parsed in network for network in networks if network.version == parsed.version)

@@ -1,0 +1,85 @@
+"""Prometheus metrics of the gateway, summed over all workers when gunicorn runs several.
+
+`PROMETHEUS_MULTIPROC_DIR` must be set before prometheus_client is first imported; `gunicorn.conf.py` does that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+BREAKER_STATES = {"closed": 0, "half-open": 1, "open": 2}
+
+
+class Metrics:
+    """One per app. Label values come from our own tables (services, routes), so their number is bounded."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        counter, gauge = self._counter, self._gauge
+        self._requests = counter("gateway_requests", "Requests answered.", "service", "route", "method", "status")
+        self._duration = Histogram(
+            "gateway_request_duration_seconds",
+            "From the first byte parsed to the last byte sent.",
+            ("service", "route"),
+            buckets=BUCKETS_S,
+            registry=self._registry,
+        )
+        self._in_flight = gauge("gateway_requests_in_flight", "Requests being answered now.", mode="livesum")
+        self._calls = counter("gateway_backend_calls", "Calls to services, by outcome.", "service", "outcome")
+        self._breakers = gauge(
+            "gateway_breaker_state", "0 closed, 1 half-open, 2 open.", "service", "instance", mode="mostrecent"
+        )
+        self._limited = counter("gateway_rate_limited", "Requests refused by a limit.", "service", "limit")
+        self._limit_store = gauge("gateway_limit_store_up", "1 while Redis counts the limits.", mode="mostrecent")
+        self._cache = counter("gateway_cache", "Answers by what the cache said.", "service", "result")
+        self._limit_store.set(1)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self._registry)
+
+    def _gauge(self, name: str, text: str, *labels: str, mode: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self._registry, multiprocess_mode=mode)  # pyright: ignore[reportArgumentType] - a literal
+
+    def began(self) -> None:
+        self._in_flight.inc()
+
+    def answered(self, service: str, route: str, method: str, status: int, seconds: float) -> None:
+        self._in_flight.dec()
+        self._requests.labels(service, route, _known_method(method), str(status)).inc()
+        self._duration.labels(service, route).observe(seconds)
+
+    def called(self, service: str, outcome: str) -> None:
+        self._calls.labels(service, outcome).inc()
+
+    def breaker(self, service: str, instance: str, state: str) -> None:
+        self._breakers.labels(service, instance).set(BREAKER_STATES[state])
+
+    def limited(self, service: str, limit: str) -> None:
+        self._limited.labels(service, limit).inc()
+
+    def limit_store_up(self, is_up: bool) -> None:
+        self._limit_store.set(1 if is_up else 0)
+
+    def cached(self, service: str, result: str) -> None:
+        self._cache.labels(service, result).inc()
+
+    def page(self) -> bytes:
+        """All metrics in the text format of Prometheus."""
+        return generate_latest(_collect() if "PROMETHEUS_MULTIPROC_DIR" in os.environ else self._registry)
+
+
+def _collect() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    collector: Callable[[CollectorRegistry], object] = MultiProcessCollector
+    collector(registry)
+    return registry
+
+
+def _known_method(method: str) -> str:
+    return method if method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} else "other"

@@ -1,0 +1,218 @@
+"""`services.yaml`: what stands behind the gateway. Parsed, filled with defaults, and checked as a whole.
+
+Every fault is found at once and told as `file:line:column`. The result is a tuple of frozen `Service`s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from limits import RateLimitItem, parse
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from urllib3.util import parse_url
+
+from gateway.settings import GatewaySettings, parse_size
+
+DEFAULT_LIMIT = "default"
+
+
+def parse_rate(value: object) -> str:
+    """A rate such as `100/minute`, `5 per second` or `1000/2hours`, as it was written. Raises `ValueError`."""
+    try:
+        parse(str(value))
+    except ValueError:
+        raise ValueError("must be a rate like 100/minute, 5/second or 1000/2hours") from None
+    return str(value)
+
+
+def parse_address(value: object) -> str:
+    """`http://host:port` without a path. Raises `ValueError`."""
+    text = str(value).rstrip("/")
+    parts = parse_url(text) if "://" in text else None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.host or parts.path or parts.query:
+        raise ValueError("must be an address like http://127.0.0.1:8000, without a path")
+    if parts.auth:
+        raise ValueError("must not carry a user name or password")
+    return text
+
+
+Rate = Annotated[str, BeforeValidator(parse_rate)]
+Size = Annotated[int, BeforeValidator(parse_size)]
+Address = Annotated[str, BeforeValidator(parse_address)]
+
+
+def _base_path(value: str) -> str:
+    if not value.startswith("/") or "?" in value or "#" in value:
+        raise ValueError("must begin with a slash, like /students or /")
+    return value.rstrip("/")
+
+
+class ServiceEntry(BaseModel):
+    """One entry under `services:`. Everything but the address has a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: Address = Field(description="Where the service is: http://host:port. X_SERVICE_URL overrides it.")
+    aliases: list[str] = Field(default_factory=list, description="More names under which X_SERVICE_URL may set it.")
+    path: Annotated[str, AfterValidator(_base_path)] | None = Field(
+        None, description="What the service itself calls its prefix; default: the same as here. `/` strips it."
+    )
+    public: bool = Field(False, description="Configured services want a token unless this is true.")
+    roles: list[str] = Field(default_factory=list, description="Any of these roles may call; empty: any valid token.")
+    cache: bool = Field(False, description="Keep the answers that say they may be kept (RFC 9111).")
+    limits: dict[str, Rate] = Field(
+        default_factory=dict, description="Rates by name; `default` for the service, others are named by its routes."
+    )
+    max_body: Size | None = Field(None, description="The largest request body; default: MAX_REQUEST_SIZE.")
+    timeout_s: float | None = Field(None, gt=0, le=3600, description="Default: REQUEST_TIMEOUT.")
+    connect_timeout_s: float | None = Field(None, gt=0, le=60, description="Default: CONNECT_TIMEOUT.")
+
+
+class ServicesFile(BaseModel):
+    """The whole file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    services: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")], ServiceEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One service behind the gateway, every number filled in."""
+
+    name: str
+    url: str
+    path: str  # what replaces the public prefix on the way to the service: "" or "/students"
+    is_public: bool
+    roles: tuple[str, ...]
+    is_cached: bool
+    limits: Mapping[str, RateLimitItem]
+    max_body_bytes: int
+    timeout_s: float
+    connect_timeout_s: float
+
+    def limit(self, name: str) -> RateLimitItem:
+        """The rate called `name`, or the service's default one."""
+        return self.limits.get(name) or self.limits[DEFAULT_LIMIT]
+
+
+class ServicesError(Exception):
+    """The file does not describe services that can be run; `problems` holds one `file:line:column: ...` each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("the services file has problems:" + "".join(f"\n  {problem}" for problem in problems))
+
+
+def load_services(path: Path, settings: GatewaySettings, urls: Mapping[str, str]) -> dict[str, Service]:
+    """The services of the file, with the addresses of `urls` (see `settings.service_urls`) laid over them."""
+    entries = dict(_parse(path).services)
+    problems: list[str] = []
+    for name, url in urls.items():
+        owner = next((known for known, entry in entries.items() if name in (known, *entry.aliases)), name)
+        try:
+            address = parse_address(url)
+        except ValueError as error:
+            problems.append(f"{name.upper().replace('-', '_')}_SERVICE_URL: {error}")
+            continue
+        known = entries.get(owner)
+        entries[owner] = (
+            known.model_copy(update={"url": address}) if known else ServiceEntry.model_validate({"url": address})
+        )
+    if problems:
+        raise ServicesError(problems)
+    return {name: _fill(name, entry, settings) for name, entry in entries.items()}
+
+
+def _fill(name: str, entry: ServiceEntry, settings: GatewaySettings) -> Service:
+    rates = {limit: parse(rate) for limit, rate in entry.limits.items()}
+    rates.setdefault(DEFAULT_LIMIT, parse(f"{settings.rate_limit_requests} per {settings.rate_limit_window} second"))
+    return Service(
+        name=name,
+        url=entry.url,
+        path=f"/{name}" if entry.path is None else entry.path,
+        is_public=entry.public,
+        roles=tuple(entry.roles),
+        is_cached=entry.cache,
+        limits=rates,
+        max_body_bytes=settings.max_request_size if entry.max_body is None else entry.max_body,
+        timeout_s=entry.timeout_s or settings.request_timeout,
+        connect_timeout_s=entry.connect_timeout_s or settings.connect_timeout,
+    )
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML that refuses a key which stands twice: the first one would be lost without a word."""
+
+
+def _construct_mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[str] = set()
+    for key, _value in node.value:
+        if key.value in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+        seen.add(key.value)
+    loader.flatten_mapping(node)
+    return {
+        loader.construct_object(key, deep=True): loader.construct_object(value, deep=True) for key, value in node.value
+    }
+
+
+_UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+
+
+def _parse(path: Path) -> ServicesFile:
+    try:
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        document = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise ServicesError([f"{path}: can't be read ({error.strerror})"]) from None
+    except UnicodeDecodeError:
+        raise ServicesError([f"{path}: is not UTF-8 text"]) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise ServicesError([f"{place}: {error.problem}"]) from None
+    except yaml.YAMLError as error:
+        raise ServicesError([f"{path}: {error}"]) from None
+    try:
+        return ServicesFile.model_validate(document)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        raise ServicesError([f"{path}:{_place(root, fault['loc'])}: {_words(fault)}" for fault in faults]) from None
+
+
+def _words(fault: Mapping[str, Any]) -> str:
+    where = ".".join(str(part) for part in fault["loc"] if part != "[key]") or "the file"
+    if fault["type"] == "extra_forbidden":
+        known = ", ".join(ServiceEntry.model_fields if len(fault["loc"]) > 1 else ServicesFile.model_fields)
+        return f"{where}: nobody knows this key; known are {known}"
+    return f"{where}: {str(fault['msg']).removeprefix('Value error, ')} (here: {fault['input']!r})"
+
+
+def _place(root: yaml.Node | None, location: tuple[int | str, ...]) -> str:
+    """`line:column` of the node at `location`, or of the nearest one above it."""
+    marks = list(_marks(root, location))
+    return f"{marks[-1].line + 1}:{marks[-1].column + 1}" if marks else "1:1"
+
+
+def _marks(node: yaml.Node | None, location: tuple[int | str, ...]) -> Iterator[yaml.Mark]:
+    if node is not None and node.start_mark is not None:
+        yield node.start_mark
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+            if pair is None:
+                return
+            yield pair[0].start_mark
+            node = pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            if node is not None and node.start_mark is not None:
+                yield node.start_mark
+        else:
+            return

@@ -1,0 +1,136 @@
+"""The gateway's settings: the environment, once, as one frozen object."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+from dotenv import dotenv_values
+from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic_settings import NoDecode
+
+from common.settings import OptionalText, Secret, Settings
+from gateway.headers import IPNetwork
+
+_SIZE = re.compile(r"(\d+)\s*(B|KB|MB|GB|KIB|MIB|GIB)?", re.IGNORECASE)
+_UNITS = {"": 1, "B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+DEFAULT_SERVICES = Path(__file__).with_name("services.yaml")
+
+
+def parse_size(value: object) -> int:
+    """Bytes in `10MB`, `512 KB` or `4096`; a KB has 1024. Raises `ValueError`."""
+    match = _SIZE.fullmatch(str(value).strip())
+    if match is None:
+        raise ValueError("must be a size like 10MB, 512KB or 4096")
+    return int(match[1]) * _UNITS[(match[2] or "").upper()]
+
+
+def parse_networks(value: object) -> tuple[IPNetwork, ...]:
+    """`10.0.0.0/8, 192.0.2.7` as networks. Raises `ValueError` naming the entry that is wrong."""
+    if not isinstance(value, str):
+        return tuple(value) if isinstance(value, tuple | list) else ()
+    networks: list[IPNetwork] = []
+    for entry in filter(None, (part.strip() for part in value.split(","))):
+        try:
+            networks.append(ipaddress.ip_network(entry))
+        except ValueError:
+            raise ValueError(f"{entry!r} is not an address or network like 10.0.0.0/8") from None
+    return tuple(networks)
+
+
+class GatewaySettings(Settings):
+    """What the gateway reads from its environment; services are described in `services.yaml`."""
+
+    gateway_host: str = Field("0.0.0.0", description="The address of the public listener.")  # noqa: S104 - it is public
+    gateway_port: int = Field(5001, ge=1, le=65535, description="The port of the public listener.")
+    operations_host: str = Field(
+        "127.0.0.1",
+        validation_alias="GATEWAY_OPERATIONS_HOST",
+        description="The address of the operations listener (metrics, detailed health); never publish it.",
+    )
+    operations_port: int = Field(
+        5101,
+        ge=1,
+        le=65535,
+        validation_alias="GATEWAY_OPERATIONS_PORT",
+        description="The port of the operations listener.",
+    )
+    gateway_services: Path = Field(DEFAULT_SERVICES, description="The file that describes the services.")
+    workers: int | None = Field(
+        None, ge=1, le=64, validation_alias="WEB_CONCURRENCY", description="Worker processes; by default one a core."
+    )
+    redis_url: str = Field(
+        "redis://localhost:6379/0", description="Redis or Valkey, for what the workers share: limits and cache."
+    )
+    redis_pool_size: int = Field(20, ge=1, le=1000, description="Connections to Redis, for each worker.")
+    redis_timeout_ms: int = Field(500, ge=10, le=10_000, description="How long one call to Redis may take.")
+    user_service_url: str = Field(
+        "http://127.0.0.1:5002",
+        validation_alias=AliasChoices("USER_SERVICE_URL", "AUTH_SERVICE_URL"),
+        description="Where user_service is; its public keys are fetched from there.",
+    )
+    jwt_secret_key: Secret = Field(
+        None,
+        validation_alias=AliasChoices("JWT_SECRET_KEY", "SECRET_KEY"),
+        description="Simple mode: all processes sign and verify tokens with this secret (HS256) instead of EdDSA keys.",
+    )
+    rate_limit_requests: int = Field(
+        100,
+        ge=1,
+        validation_alias=AliasChoices("USER_RATE_LIMIT_REQUESTS", "RATE_LIMIT_REQUESTS"),
+        description="Requests that a caller may make of a service in a window, unless services.yaml says otherwise.",
+    )
+    rate_limit_window: int = Field(60, ge=1, le=86_400, description="The length of that window, in seconds.")
+    request_timeout: float = Field(30, gt=0, le=3600, description="Seconds that a service may take to answer.")
+    connect_timeout: float = Field(2, gt=0, le=60, description="Seconds that connecting to a service may take.")
+    backend_pool_size: int = Field(
+        100, ge=1, le=5000, description="Connections to one instance of a service, for each worker."
+    )
+    max_request_size: Annotated[int, BeforeValidator(parse_size)] = Field(
+        10 << 20, description="The largest request body, with a unit: 10MB."
+    )
+    trusted_proxies: Annotated[tuple[IPNetwork, ...], NoDecode, BeforeValidator(parse_networks)] = Field(
+        (), description="Addresses or networks whose X-Forwarded-* are believed, by comma."
+    )
+    breaker_failures: int = Field(
+        5,
+        ge=1,
+        validation_alias="CIRCUIT_BREAKER_FAILURE_THRESHOLD",
+        description="Failures in a row that open the breaker of an instance.",
+    )
+    breaker_recovery_s: float = Field(
+        10,
+        gt=0,
+        validation_alias="CIRCUIT_BREAKER_RECOVERY_TIMEOUT",
+        description="Seconds after which an open breaker lets one trial request through.",
+    )
+    prometheus_dir: OptionalText = Field(
+        None,
+        validation_alias="PROMETHEUS_MULTIPROC_DIR",
+        description="Where the workers keep their metrics; by default a temporary folder.",
+    )
+
+    def contradictions(self) -> Iterable[str]:
+        yield from super().contradictions()
+        if self.gateway_port == self.operations_port:
+            yield "GATEWAY_OPERATIONS_PORT: must differ from GATEWAY_PORT"
+        if self.is_production:
+            given = {name.upper() for name in self.model_fields_set}
+            for name in ("REDIS_URL", "USER_SERVICE_URL"):
+                if name not in given:
+                    alternatives = " or AUTH_SERVICE_URL" if name == "USER_SERVICE_URL" else ""
+                    yield f"{name}{alternatives}: is required when ENVIRONMENT=production"
+
+
+def service_urls() -> dict[str, str]:
+    """`X_SERVICE_URL` variables, of `.env` too, as `x` to address; they override, or add, service `x`."""
+    pairs = {**dotenv_values(".env"), **os.environ}
+    return {
+        name.removesuffix("_SERVICE_URL").lower().replace("_", "-"): value.strip()
+        for name, value in pairs.items()
+        if name.endswith("_SERVICE_URL") and name != "_SERVICE_URL" and value and value.strip()
+    }

@@ -1,0 +1,34 @@
+"""The connection to Redis (or Valkey) that everything in a worker shares."""
+
+from __future__ import annotations
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from gateway.settings import GatewaySettings
+
+PREFIX = "gateway"
+"""First word of every key."""
+
+
+def pool(settings: GatewaySettings) -> redis.ConnectionPool:
+    """A pool that waits for a free connection instead of failing, and calls that fail at once instead of retrying.
+
+    The retries and time-outs that redis-py defaults to cost seconds a call while Redis is away.
+    """
+    timeout_s = settings.redis_timeout_ms / 1000
+    return redis.BlockingConnectionPool.from_url(
+        settings.redis_url,
+        max_connections=settings.redis_pool_size,
+        timeout=timeout_s,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=30,
+    )
+
+
+def client(connections: redis.ConnectionPool) -> redis.Redis:
+    """A client that borrows its connections from `connections`."""
+    return redis.Redis(connection_pool=connections)
