@@ -9,21 +9,23 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import orjson
 import structlog
 from apiflask import APIFlask
 from apiflask.exceptions import HTTPError
 from flask import Response, g, request
+from flask.json.provider import DefaultJSONProvider
 from werkzeug.datastructures import Headers
 
-from common import db, health, logs, migrations, openapi, problems, service_tokens, tokens
+from common import VERSION, db, health, logs, migrations, openapi, problems, tokens
 from common.db import Database
 from common.health import Check, Health
 from common.problems import FieldError
 from common.service_settings import ServiceSettings
 from common.tokens import JwkSetKeys, Keys, SharedSecret, Verifier
 
-VERSION = "0.1.0"
 access_log = structlog.get_logger("access")
 
 
@@ -32,8 +34,17 @@ def new_app(name: str) -> APIFlask:
     app = APIFlask(name, docs_path=None, json_errors=True, enable_openapi=True)
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    app.json.sort_keys = False  # pyright: ignore[reportAttributeAccessIssue] - DefaultJSONProvider has it
+    app.json = StrictJson(app)
     return app
+
+
+class StrictJson(DefaultJSONProvider):
+    """Reads with orjson, which refuses what the standard library lets in: NaN, lone surrogates, nesting without end."""
+
+    sort_keys = False
+
+    def loads(self, s: str | bytes, **kwargs: Any) -> Any:
+        return orjson.loads(s)
 
 
 def install(
@@ -74,7 +85,7 @@ def _on_apiflask_error(error: HTTPError) -> Response:
     name = problems_source()
     detail = error.detail if isinstance(error.detail, dict) else {}
     errors = [
-        FieldError(field=str(field), message=str(message), location=_place(location))
+        FieldError(field=str(field), message=str(message).removeprefix("Value error, "), location=_place(location))
         for location, fields in detail.items()
         if isinstance(fields, dict)
         for field, messages in fields.items()
@@ -118,6 +129,3 @@ def _observe_requests(app: APIFlask) -> None:
                 ms=round((time.perf_counter() - g.get("began", time.perf_counter())) * 1000, 2),
             )
         return answer
-
-
-__all__ = ["VERSION", "default_keys", "install", "new_app", "service_tokens"]

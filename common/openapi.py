@@ -82,6 +82,7 @@ def _repair_operation(operation: Document) -> None:
 
 def _shorten_names(document: Document) -> None:
     """`Order.Line` and `NewOrder.Line` are one schema `Line`, provided that they are the same."""
+    _walk(document, _shorten_reference)  # first: equal schemas must refer to their own nested ones by the same name
     schemas: Document = document.get("components", {}).get("schemas", {})
     short: Document = {}
     for name, schema in schemas.items():
@@ -93,7 +94,6 @@ def _shorten_names(document: Document) -> None:
         short[last] = schema
     short.setdefault("ProblemDocument", ProblemDocument.model_json_schema())
     document.setdefault("components", {})["schemas"] = short
-    _walk(document, _shorten_reference)
 
 
 def _shorten_reference(node: Document) -> None:

@@ -5,6 +5,7 @@ Each setting has its reason beside it; most were learnt from a failure.
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Callable
@@ -36,6 +37,8 @@ def gunicorn_settings(component: str, bind: list[str], settings: Process) -> dic
         "proc_name": component,
         "worker_class": "common.worker.ProblemWorker",
         "workers": settings.workers or usable_cores(),
+        "preload_app": True,  # workers share the master's memory; new code wants a restart, HUP only renews workers
+        "when_ready": _share_memory,
         "worker_connections": 2000,
         "timeout": 60,  # a worker whose loop stands still that long is replaced; slow requests are no reason
         "graceful_timeout": GRACEFUL_TIMEOUT_S,
@@ -52,6 +55,12 @@ def gunicorn_settings(component: str, bind: list[str], settings: Process) -> dic
         "control_socket_disable": True,  # its default path is one per user, so two masters fight for it
         "worker_tmp_dir": _memory_backed_dir(),
     }
+
+
+def _share_memory(_server: object) -> None:
+    """Just before the first fork: keep the collector from touching, and so copying, what the workers share."""
+    gc.collect()
+    gc.freeze()
 
 
 def usable_cores() -> int:

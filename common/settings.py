@@ -139,8 +139,8 @@ def documented(settings: type[Settings]) -> list[Documented]:
     """Every variable that `settings` reads, in the order of its fields."""
     rows: list[Documented] = []
     for name, field in settings.model_fields.items():
-        default: Any = field.get_default(call_default_factory=False)
-        text = "" if field.is_required() or default is None else str(default)
+        default: Any = field.examples[0] if field.examples else field.get_default(call_default_factory=False)
+        text = "" if field.is_required() or default in (None, ()) else str(default)
         names = tuple(environment_names(name, field))
         rows.append(Documented(names=names, default=text, description=field.description or ""))
     return rows

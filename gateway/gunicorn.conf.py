@@ -12,7 +12,7 @@ from typing import Any  # noqa: E402
 
 # before prometheus_client is imported anywhere: it looks at this once
 _metrics_dir = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or tempfile.mkdtemp(prefix="gateway-metrics-")
-_metrics_dir_is_ours = "PROMETHEUS_MULTIPROC_DIR" not in os.environ
+_metrics_dir_is_ours = not os.environ.get("PROMETHEUS_MULTIPROC_DIR")
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics_dir
 
 from prometheus_client import multiprocess  # noqa: E402

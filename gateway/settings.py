@@ -59,7 +59,9 @@ class GatewaySettings(Settings):
         validation_alias="GATEWAY_OPERATIONS_PORT",
         description="The port of the operations listener.",
     )
-    gateway_services: Path = Field(DEFAULT_SERVICES, description="The file that describes the services.")
+    gateway_services: Path = Field(
+        DEFAULT_SERVICES, examples=["gateway/services.yaml"], description="The file that describes the services."
+    )
     workers: int | None = Field(
         None, ge=1, le=64, validation_alias="WEB_CONCURRENCY", description="Worker processes; by default one a core."
     )
@@ -91,7 +93,7 @@ class GatewaySettings(Settings):
         100, ge=1, le=5000, description="Connections to one instance of a service, for each worker."
     )
     max_request_size: Annotated[int, BeforeValidator(parse_size)] = Field(
-        10 << 20, description="The largest request body, with a unit: 10MB."
+        10 << 20, examples=["10MB"], description="The largest request body, with a unit."
     )
     trusted_proxies: Annotated[tuple[IPNetwork, ...], NoDecode, BeforeValidator(parse_networks)] = Field(
         (), description="Addresses or networks whose X-Forwarded-* are believed, by comma."

@@ -5,10 +5,11 @@ Each service has its own `Base` (its own metadata, its own database); these are 
 
 from common.models.money import Money, Price, to_minor_units
 from common.models.page import Page, PageQuery
-from common.models.schema import Query, Schema
+from common.models.schema import WHOLE, Query, Schema
 from common.models.tables import Timestamped, UtcDateTime, new_id, new_metadata, utc_now
 
 __all__ = [
+    "WHOLE",
     "Money",
     "Page",
     "PageQuery",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Annotated
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
@@ -16,7 +16,7 @@ def to_minor_units(value: object) -> int:
         raise ValueError("must be an amount like 12.50")
     try:
         minor = Decimal(str(value)).scaleb(2)
-    except InvalidOperation:
+    except ArithmeticError:  # "abc" is an InvalidOperation, "1e999999999999999999" an Overflow
         raise ValueError("must be an amount like 12.50") from None
     if not minor.is_finite() or minor != minor.to_integral_value():
         raise ValueError("must be an amount with at most two decimal places, like 12.50")
@@ -36,7 +36,7 @@ Price = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "string", "pattern": r"^\d{1,7}(\.\d{1,2})?$"},
+                {"type": "string", "pattern": r"^(\d{1,7}(\.\d{1,2})?|10000000(\.00?)?)$"},
                 {"type": "number", "minimum": 0, "maximum": 10000000, "multipleOf": 0.01},
             ],
             "examples": ["12.50"],

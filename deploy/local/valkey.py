@@ -60,7 +60,7 @@ class Valkey:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._refuse_taken_port()
         log_path = self.directory / "valkey.log"
-        self._child = Child("valkey", self._argv(), log_path=log_path, cwd=self.directory)
+        self._child = Child("valkey", self.command(), log_path=log_path, cwd=self.directory)
         self._child.start(self.answers, timeout_s=READY_TIMEOUT_S)
         return self
 
@@ -111,7 +111,8 @@ class Valkey:
             return socket.AF_INET, ("127.0.0.1", self.port)
         return socket.AF_UNIX, str(self.unix_socket)
 
-    def _argv(self) -> list[str]:
+    def command(self) -> list[str]:
+        """The command line, for those who run it themselves. Raises NotStarted where there is no server."""
         if self.unix_socket is None:
             listen = ["--bind", "127.0.0.1", "--port", str(self.port)]
         else:

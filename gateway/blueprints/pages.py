@@ -13,8 +13,7 @@ from typing import ParamSpec
 from flask import Blueprint, Flask, Response, request
 from werkzeug.exceptions import NotFound as NothingHere
 
-from common import health, problems
-from common.defaults import VERSION
+from common import VERSION, health, problems
 from common.health import Check, Health, page
 from common.problems import NotFound
 from common.tokens import JwkSetKeys, Keys

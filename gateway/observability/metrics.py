@@ -8,6 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # prometheus_client only asks whether it is there, empty or not
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 

@@ -1,0 +1,137 @@
+"""`make docs`: the parts of the documentation that come from the code, so that they can't differ from it.
+
+Writes `.env.example` and `docs/configuration.md`; a test compares both with what this module says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.settings import Settings, documented
+from gateway.services import ServiceEntry
+from gateway.settings import GatewaySettings
+from order_service.settings import OrderSettings
+from product_service.settings import ProductSettings
+from user_service.settings import UserSettings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+PROCESSES: Mapping[str, type[Settings]] = {
+    "gateway": GatewaySettings,
+    "users": UserSettings,
+    "orders": OrderSettings,
+    "products": ProductSettings,
+}
+
+BESIDES_SETTINGS = (
+    ("SECRETS_DIR", "", "all", "A folder with one file a setting, as Docker and Kubernetes mount secrets."),
+    (
+        "ORDER_SERVICE_URL",
+        "http://127.0.0.1:5003",
+        "gateway",
+        "Where order_service is. Any X_SERVICE_URL adds service x.",
+    ),
+    ("POSTGRES_PASSWORD", "", "compose", "The password of Compose's PostgreSQL; by default a random one, made once."),
+    ("DEMO_DATA", "true", "compose", "`true` loads a demo catalogue and accounts that everybody knows (Compose)."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One variable, and who reads it. `instead_of` names the variable that wins where both are set."""
+
+    name: str
+    default: str
+    readers: tuple[str, ...]
+    description: str
+    instead_of: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        if not self.instead_of:
+            return self.description
+        verb = "wins" if len(self.instead_of) == 1 else "win"
+        return f"Read where {' or '.join(self.instead_of)} is not set, which {verb} over this one."
+
+
+def variables() -> list[Variable]:
+    """Every variable that the code reads, each once, in the order in which the processes name them."""
+    found: dict[str, Variable] = {}
+    for process, settings in PROCESSES.items():
+        for row in documented(settings):
+            for position, name in enumerate(row.names):
+                known = found.get(name)
+                readers = (*(known.readers if known else ()), process)
+                others = (row.names[0],) if position else ()
+                instead_of = tuple(dict.fromkeys((*(known.instead_of if known else ()), *others)))
+                found[name] = Variable(name, row.default, readers, row.description, instead_of)
+    for name, default, reader, description in BESIDES_SETTINGS:
+        if name not in found:
+            found[name] = Variable(name, default, (reader,), description)
+    return list(found.values())
+
+
+def env_example() -> str:
+    """`.env.example`: every variable, empty, with a sentence."""
+    lines = [
+        "# Copy this to .env and change what you need: cp .env.example .env",
+        "# An empty value means the default. The environment wins over this file. There is no default secret:",
+        "# what is missing is made at random (development, Compose) or asked for (ENVIRONMENT=production).",
+    ]
+    for variable in variables():
+        default = f" Default: {variable.default}." if variable.default and not variable.instead_of else ""
+        lines += ["", f"# {variable.sentence}{default}", f"{variable.name}="]
+    return "\n".join(lines) + "\n"
+
+
+def configuration_page() -> str:
+    """`docs/configuration.md`: the environment, then the keys of `services.yaml`."""
+    return "\n".join([*_environment_part(), "", *_services_part(), ""])
+
+
+def _environment_part() -> Iterator[str]:
+    yield "# Configuration"
+    yield ""
+    yield "<!-- Written by `make docs`; change the settings' descriptions in the code instead. -->"
+    yield ""
+    yield "## The environment"
+    yield ""
+    yield "Read once, at start. A wrong or missing value stops the start with one message that lists all of them."
+    yield "Sources, first wins: the environment, files in `SECRETS_DIR`, `.env`."
+    yield ""
+    yield "| variable | default | read by | meaning |"
+    yield "| --- | --- | --- | --- |"
+    for variable in variables():
+        readers = "all" if len(variable.readers) == len(PROCESSES) else ", ".join(variable.readers)
+        default = f"`{variable.default}`" if variable.default and not variable.instead_of else ""
+        yield f"| `{variable.name}` | {default} | {readers} | {variable.sentence} |"
+
+
+def _services_part() -> Iterator[str]:
+    yield "## services.yaml"
+    yield ""
+    yield "One entry a service; `GATEWAY_SERVICES` names another file. Faults are told as `file:line:column`."
+    yield ""
+    yield "| key | default | meaning |"
+    yield "| --- | --- | --- |"
+    for name, field in ServiceEntry.model_fields.items():
+        default = "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
+        yield f"| `{name}` | {'' if default == '`None`' else default} | {field.description} |"
+    yield ""
+    yield "Rates are written `100/minute`, `5 per second`, `1000/2hours`; sizes `10MB`, `512KB`, `4096`."
+
+
+PAGES = {Path(".env.example"): env_example, Path("docs/configuration.md"): configuration_page}
+
+
+def main() -> None:
+    for path, text in PAGES.items():
+        (ROOT / path).parent.mkdir(exist_ok=True)
+        (ROOT / path).write_text(text(), encoding="utf-8")
+        print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

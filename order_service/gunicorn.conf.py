@@ -1,0 +1,24 @@
+"""How gunicorn runs order_service. The patch comes first: what is imported earlier keeps sockets that block."""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+from flask import Flask  # noqa: E402
+from gunicorn.workers.base import Worker  # noqa: E402
+
+from common.serving import gunicorn_settings  # noqa: E402
+from common.settings import load_or_exit  # noqa: E402
+from order_service import reconciler  # noqa: E402
+from order_service.settings import OrderSettings  # noqa: E402
+
+settings = load_or_exit(OrderSettings, OrderSettings.name)
+globals().update(gunicorn_settings(OrderSettings.name, [f"{settings.service_host}:{settings.port}"], settings))
+
+
+def post_worker_init(worker: Worker) -> None:
+    """From the moment the worker begins to stop, `/ready` says so; until then it reconciles."""
+    app = worker.wsgi
+    assert isinstance(app, Flask)
+    app.extensions["health"].is_draining = lambda: not worker.alive
+    reconciler.spawn(worker, app.extensions["checkout"], settings.reconcile_interval)

@@ -1,0 +1,187 @@
+"""product_service as order_service sees it: stock, reserved by the order's id.
+
+Each call may be repeated at will; product_service makes sure that nothing is taken or given back twice.
+
+ProductError
+├── ProductsUnavailable        no answer, or none that makes sense; nobody knows whether the call had an effect
+├── Refused                    nothing was taken, and asking again will not help; carries the faults
+│   ├── OutOfStock
+│   └── UnknownProduct
+├── ReservationGone            it has expired or was never made; reserving again may help
+└── ReservationConflict        it was released, or made for other products
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import requests
+import structlog
+from pydantic import BaseModel, Field, ValidationError
+
+from common import service_tokens
+from common.http import tuned_session
+from common.logs import current_request_id
+from common.models import Price
+from common.problems import FieldError
+
+POOL_SIZE = 50  # connections, for each worker
+log = structlog.get_logger("products")
+
+
+class ProductError(Exception):
+    """product_service did not do what was asked."""
+
+
+class ProductsUnavailable(ProductError):
+    pass
+
+
+class Refused(ProductError):
+    """The text and the faults are product_service's, and may be told to the caller."""
+
+    def __init__(self, text: str, faults: Iterable[FieldError] = ()) -> None:
+        super().__init__(text)
+        self.faults = tuple(faults)
+
+
+class OutOfStock(Refused):
+    pass
+
+
+class UnknownProduct(Refused):
+    pass
+
+
+class ReservationGone(ProductError):
+    pass
+
+
+class ReservationConflict(ProductError):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What one product is called and costs. `unit_price` is in minor units."""
+
+    name: str
+    unit_price: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """`offers` by product id; `invalidates` is the answer's Cache-Group-Invalidation (RFC 9875)."""
+
+    offers: Mapping[int, Offer]
+    invalidates: str
+
+
+class ProductClient:
+    """Shared by all greenlets of a worker; the session's connection pool protects itself."""
+
+    def __init__(self, url: str, secret: str, *, connect_timeout_s: float, read_timeout_s: float) -> None:
+        self._url = url
+        self._secret = secret
+        self._timeouts_s = (connect_timeout_s, read_timeout_s)
+        self._session = tuned_session(pool_size=POOL_SIZE)
+
+    def reserve(self, order_id: str, quantities: Mapping[int, int]) -> Reserved:
+        """Hold these quantities by product id, all or nothing."""
+        lines = [{"product_id": product_id, "quantity": quantity} for product_id, quantity in quantities.items()]
+        answer = self._call("PUT", f"/reservations/{order_id}", {"lines": lines})
+        try:
+            reservation = _Reservation.model_validate_json(answer.content)
+        except ValidationError as error:
+            raise _unavailable("answer not understood") from error
+        offers = {line.product_id: Offer(line.name, line.unit_price) for line in reservation.lines}
+        if offers.keys() != quantities.keys():
+            raise _unavailable("answer about other products")
+        return Reserved(offers, _invalidation(answer))
+
+    def confirm(self, order_id: str) -> str:
+        """Keep what is held. Returns the answer's Cache-Group-Invalidation, as `release` does."""
+        return _invalidation(self._call("POST", f"/reservations/{order_id}/confirm"))
+
+    def release(self, order_id: str) -> str:
+        """Give back what is held or kept, and let nothing be taken for this order any more."""
+        return _invalidation(self._call("DELETE", f"/reservations/{order_id}"))
+
+    def _call(self, method: str, path: str, body: Mapping[str, object] | None = None) -> requests.Response:
+        token = service_tokens.mint(self._secret, issuer="order_service", audience="product_service")
+        headers = {"Authorization": f"Bearer {token}"}
+        if request_id := current_request_id():
+            headers["X-Request-ID"] = request_id
+
+        def send() -> requests.Response:
+            return self._session.request(
+                method, self._url + path, headers=headers, json=body, timeout=self._timeouts_s, allow_redirects=False
+            )
+
+        try:
+            answer = _again_on_a_lost_connection(send)
+        except requests.RequestException as error:
+            raise _unavailable(type(error).__name__) from error
+        if not 200 <= answer.status_code < 300:
+            raise _error(answer)
+        return answer
+
+
+def _again_on_a_lost_connection(send: Callable[[], requests.Response]) -> requests.Response:
+    try:
+        return send()
+    except requests.ConnectionError as error:
+        if isinstance(error, requests.Timeout):
+            raise
+        return send()  # the pool's connection may have been closed just as we took it
+
+
+def _error(answer: requests.Response) -> ProductError:
+    try:
+        problem = _Problem.model_validate_json(answer.content)
+    except ValidationError:
+        return _unavailable(f"status {answer.status_code}")
+    faults = [FieldError(fault.field, fault.message, fault.location) for fault in problem.errors]
+    match problem.code:
+        case "OUT_OF_STOCK":
+            return OutOfStock(problem.detail, faults)
+        case "UNKNOWN_PRODUCT":
+            return UnknownProduct(problem.detail, faults)
+        case "RESERVATION_EXPIRED" | "RESERVATION_NOT_FOUND":
+            return ReservationGone(problem.detail)
+        case "RESERVATION_CONFLICT":
+            return ReservationConflict(problem.detail)
+        case code:
+            return _unavailable(f"status {answer.status_code} {code}")
+
+
+def _unavailable(reason: str) -> ProductsUnavailable:
+    log.warning("product_service_unavailable", reason=reason)
+    return ProductsUnavailable(reason)
+
+
+def _invalidation(answer: requests.Response) -> str:
+    return answer.headers.get("Cache-Group-Invalidation", "")
+
+
+class _Line(BaseModel):
+    product_id: int
+    name: str
+    unit_price: Price
+
+
+class _Reservation(BaseModel):
+    lines: list[_Line]
+
+
+class _Fault(BaseModel):
+    field: str
+    message: str
+    location: str = Field("body", alias="in")
+
+
+class _Problem(BaseModel):
+    code: str
+    detail: str
+    errors: list[_Fault] = []

@@ -1,0 +1,24 @@
+"""How gunicorn runs product_service. The patch comes first: what is imported earlier keeps sockets that block."""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+from flask import Flask  # noqa: E402
+from gunicorn.workers.base import Worker  # noqa: E402
+
+from common.serving import gunicorn_settings  # noqa: E402
+from common.settings import load_or_exit  # noqa: E402
+from product_service import sweeper  # noqa: E402
+from product_service.settings import ProductSettings  # noqa: E402
+
+settings = load_or_exit(ProductSettings, ProductSettings.name)
+globals().update(gunicorn_settings(ProductSettings.name, [f"{settings.service_host}:{settings.port}"], settings))
+
+
+def post_worker_init(worker: Worker) -> None:
+    """From the moment the worker begins to stop, `/ready` says so; until then it gives expired holds back."""
+    app = worker.wsgi
+    assert isinstance(app, Flask)
+    app.extensions["health"].is_draining = lambda: not worker.alive
+    sweeper.spawn(worker, app.extensions["reservations"], settings.reservation_sweep_interval)

@@ -1,0 +1,1 @@
+"""Promises that hold for more than one part alike."""
