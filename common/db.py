@@ -116,6 +116,11 @@ def _begin_sqlite(connection: Connection) -> None:
             wait_s = min(wait_s * 2, 0.05)
 
 
+def _lacks_table(error: DBAPIError) -> bool:
+    """Nobody has migrated yet. SQLite calls that an OperationalError; `/ready` says what to do."""
+    return type(error.orig).__name__ == "UndefinedTable"
+
+
 def init_app(app: Flask, database: Database, source: str) -> None:
     """Make a database that is away a 503 with one warning, not a 500 with a stack trace."""
     app.extensions["database"] = database
@@ -123,7 +128,7 @@ def init_app(app: Flask, database: Database, source: str) -> None:
     def on_database_error(error: Exception) -> Response:
         # an error that says "not a valid value for this column" is ours, not the database's day off
         lost = isinstance(error, PoolTimeout | OperationalError | InterfaceError | sqlite3.OperationalError) or (
-            isinstance(error, DBAPIError) and error.connection_invalidated
+            isinstance(error, DBAPIError) and (error.connection_invalidated or _lacks_table(error))
         )
         if not lost or isinstance(error, IntegrityError):
             log.error("database_error", exc_info=error)

@@ -9,7 +9,6 @@ Alembic is imported where it is used: it weighs 11 MB, and a worker that serves 
 from __future__ import annotations
 
 from pathlib import Path
-
 from typing import TYPE_CHECKING
 
 import click

@@ -8,11 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import tempfile
-from collections.abc import Callable
 from typing import Protocol
-
-import gevent
-from gunicorn.workers.base import Worker
 
 from common import logs
 
@@ -66,20 +62,6 @@ def _share_memory(_server: object) -> None:
 def usable_cores() -> int:
     """The cores this process may run on, at least 1 and at most 8 (more wants a deliberate WEB_CONCURRENCY)."""
     return max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
-
-
-def spawn_drain(worker: Worker, drain: Callable[[], None]) -> None:
-    """Run `drain` in a greenlet as soon as `worker` begins to stop.
-
-    gunicorn has no hook for that: `worker_exit` comes last, and never for a worker that is killed at graceful_timeout.
-    """
-
-    def wait() -> None:
-        while worker.alive:
-            gevent.sleep(0.1)
-        drain()
-
-    gevent.spawn(wait)
 
 
 def _memory_backed_dir() -> str:

@@ -5,10 +5,11 @@ Writes `.env.example` and `docs/configuration.md`; a test compares both with wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.codes import CODES
 from common.settings import Settings, documented
 from gateway.services import ServiceEntry
 from gateway.settings import GatewaySettings
@@ -123,7 +124,58 @@ def _services_part() -> Iterator[str]:
     yield "Rates are written `100/minute`, `5 per second`, `1000/2hours`; sizes `10MB`, `512KB`, `4096`."
 
 
-PAGES = {Path(".env.example"): env_example, Path("docs/configuration.md"): configuration_page}
+MOST_USED = (
+    "ENVIRONMENT", "GATEWAY_PORT", "REDIS_URL", "USER_SERVICE_URL", "USERS_DATABASE_URL", "SERVICE_SECRET",
+    "JWT_SECRET_KEY", "RATE_LIMIT_REQUESTS", "RATE_LIMIT_WINDOW", "REQUEST_TIMEOUT", "MAX_REQUEST_SIZE",
+    "TRUSTED_PROXIES", "WEB_CONCURRENCY", "LOG_LEVEL",
+)  # fmt: skip
+README_MARKS = ("<!-- settings: written by `make docs` -->", "<!-- settings end -->")
+
+
+def readme() -> str:
+    """`README.md` with its table of settings written anew."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    begin, end = README_MARKS
+    head, _, rest = text.partition(begin)
+    known = {variable.name: variable for variable in variables()}
+    rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for variable in (known[name] for name in MOST_USED):
+        default = f"`{variable.default}`" if variable.default else ""
+        rows.append(f"| `{variable.name}` | {default} | {variable.description} |")
+    return head + "\n".join([begin, *rows, end]) + rest.partition(end)[2]
+
+
+def errors_page() -> str:
+    """`docs/errors.md`: every code."""
+    rows = [f"| {code.status} | `{code.name}` | {code.meaning} | {code.way_out} |" for code in CODES]
+    return "\n".join([ERRORS_HEAD, "| status | code | meaning | way out |", "| --- | --- | --- | --- |", *rows, ""])
+
+
+ERRORS_HEAD = """# Errors
+
+<!-- Written by `make docs` from common/codes.py. -->
+
+Every refusal and failure, of the gateway and of the services, has one shape: `application/problem+json` (RFC 9457).
+
+```json
+{
+  "type": "/problems/out-of-stock", "title": "Conflict", "status": 409, "detail": "...",
+  "error": "Conflict", "message": "...", "code": "OUT_OF_STOCK", "request_id": "req-1f0c...", "source": "order_service"
+}
+```
+
+`code` is stable: decide by it. `detail` (and `message`, the same for older clients) is for people. `source` says who
+refused: `gateway` or a service. `request_id` is in the log lines of every process that saw the request, and in the
+`X-Request-ID` field of every answer. Where input is at fault, `errors` has one entry a field: `{"field", "message",
+"in"}`. `GET /problems` on the gateway answers with this table.
+"""
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    ".env.example": env_example,
+    "docs/configuration.md": configuration_page,
+    "docs/errors.md": errors_page,
+    "README.md": readme,
+}
 
 
 def main() -> None:

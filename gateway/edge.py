@@ -17,7 +17,7 @@ from common.problems import Problem
 from gateway.exchange import EXCHANGE, SOURCE, Body, Exchange, Reader
 from gateway.headers import Forwarding, trace_caller
 from gateway.runtime import Runtime
-from gateway.targets import check_host, parse_target
+from gateway.targets import check_host, is_host, parse_target
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -62,7 +62,8 @@ def exchange_of(environ: WSGIEnvironment, runtime: Runtime, request_id: str) -> 
     scheme, via = environ["wsgi.url_scheme"], ""
     if is_trusted:
         scheme = "https" if headers.get("x-forwarded-proto", scheme).lower() == "https" else "http"
-        host, via = headers.get("x-forwarded-host", host), headers.get("via", "")
+        forwarded_host, via = headers.get("x-forwarded-host", ""), headers.get("via", "")
+        host = forwarded_host if is_host(forwarded_host) else host  # proxies pass on what callers invent
     return Exchange(
         method=method,
         target=target,

@@ -90,7 +90,7 @@ class Body:
         if self.length is None:
             spool: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY_BYTES)  # noqa: SIM115 - outlives us
             size = 0
-            while piece := self._read_piece(65536):
+            while piece := self._read_piece(min(65536, limit_bytes + 1 - size)):
                 size += len(piece)
                 if size > limit_bytes:
                     spool.close()

@@ -22,12 +22,12 @@ HOP_BY_HOP = frozenset(
     }
 )  # fmt: skip
 
-# whatever a caller says about itself in these is dropped: we say it, or nobody does
+# whatever a caller says about itself in these, and in any X-User-*, is dropped: we say it, or nobody does
 SET_BY_US = frozenset(
     {
         "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port",
-        "x-forwarded-prefix", "x-real-ip", "x-request-id", "via", "x-user-id", "x-user-name", "x-user-roles",
-        "x-user-email", "x-original-url", "x-rewrite-url", "x-http-method-override",
+        "x-forwarded-prefix", "x-real-ip", "x-request-id", "via", "x-original-url", "x-rewrite-url",
+        "x-http-method-override",
     }
 )  # fmt: skip
 
@@ -65,7 +65,9 @@ def outgoing_headers(
     """The fields to send to the service: hop-by-hop ones and those that only we may set dropped, then ours added."""
     dropped = connection_options(incoming.get("connection"))
     sent = [
-        (name.title(), value) for name, value in incoming.items() if name not in _NEVER_SENT and name not in dropped
+        (name.title(), value)
+        for name, value in incoming.items()
+        if name not in _NEVER_SENT and name not in dropped and not name.startswith("x-user-")
     ]
     chain = ", ".join((forwarding.caller, *forwarding.proxies))
     sent += [
@@ -82,7 +84,8 @@ def outgoing_headers(
 
 def forwarded_field(forwarding: Forwarding) -> str:
     """RFC 7239, 4: one element a hop, IPv6 addresses bracketed and quoted."""
-    first = f'for={_node(forwarding.caller)};proto={forwarding.scheme};host="{forwarding.host}"'
+    host = forwarding.host.replace("\\", r"\\").replace('"', r"\"")  # a trusted proxy's word is not checked as Host is
+    first = f'for={_node(forwarding.caller)};proto={forwarding.scheme};host="{host}"'
     return ", ".join((first, *(f"for={_node(proxy)}" for proxy in forwarding.proxies)))
 
 
@@ -104,7 +107,7 @@ def incoming_answer_headers(received: Iterable[tuple[str, str]], instance_url: s
         if lower in _NEVER_RETURNED or lower in dropped:
             continue
         if lower == "via":
-            via = f"{value}, "
+            via += f"{value}, "
         elif lower in ("location", "content-location"):
             kept.append((name, without_authority(value, instance_url)))
         else:
@@ -118,7 +121,9 @@ def without_authority(location: str, instance_url: str) -> str:
     if location == instance_url:
         return "/"
     rest = location.removeprefix(instance_url)
-    return rest if rest != location and rest[:1] in ("/", "?", "#") else location
+    if rest == location or rest[:1] not in ("/", "?", "#"):
+        return location
+    return f"/.{rest}" if rest.startswith("//") else rest  # "//x" would be another host (RFC 3986, 4.2)
 
 
 def trace_caller(
@@ -144,10 +149,16 @@ def trace_caller(
 
 
 def _address(text: str) -> str | None:
+    """`text` in the one spelling that an address has here, None for what is none, or has a zone."""
     try:
-        return str(ipaddress.ip_address(text.strip("[]")))
+        parsed = ipaddress.ip_address(text.strip("[]"))
     except ValueError:
         return None
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.scope_id is not None:
+            return None
+        parsed = parsed.ipv4_mapped or parsed
+    return str(parsed)
 
 
 @lru_cache(maxsize=4096)

@@ -5,35 +5,46 @@ Every fault is found at once and told as `file:line:column`. The result is a tup
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from limits import RateLimitItem, parse
+from limits import RateLimitItem, parse, parse_many
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from urllib3.util import parse_url
 
 from gateway.settings import GatewaySettings, parse_size
 
 DEFAULT_LIMIT = "default"
+NAME = r"^[a-z][a-z0-9-]{0,62}$"
+
+_EXTRA = re.compile(r"[?#]|[^!-~]")  # urllib3 tells an empty query from none only by our looking
+_PATH = re.compile(r"/[!-~]*")
+_NOT_IN_PATH = re.compile(r"[?#\\]|(^|/)\.\.?(/|$)")
 
 
 def parse_rate(value: object) -> str:
     """A rate such as `100/minute`, `5 per second` or `1000/2hours`, as it was written. Raises `ValueError`."""
     try:
-        parse(str(value))
+        rates = parse_many(str(value))
     except ValueError:
-        raise ValueError("must be a rate like 100/minute, 5/second or 1000/2hours") from None
+        rates = []
+    if len(rates) != 1 or not rates[0].amount:
+        raise ValueError("must be a rate like 100/minute, 5/second or 1000/2hours")
     return str(value)
 
 
 def parse_address(value: object) -> str:
     """`http://host:port` without a path. Raises `ValueError`."""
     text = str(value).rstrip("/")
-    parts = parse_url(text) if "://" in text else None
-    if parts is None or parts.scheme not in ("http", "https") or not parts.host or parts.path or parts.query:
+    try:
+        parts = parse_url(text) if "://" in text else None
+    except ValueError:  # its text would show the address, perhaps with a password
+        parts = None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.host or parts.path or _EXTRA.search(text):
         raise ValueError("must be an address like http://127.0.0.1:8000, without a path")
     if parts.auth:
         raise ValueError("must not carry a user name or password")
@@ -46,8 +57,8 @@ Address = Annotated[str, BeforeValidator(parse_address)]
 
 
 def _base_path(value: str) -> str:
-    if not value.startswith("/") or "?" in value or "#" in value:
-        raise ValueError("must begin with a slash, like /students or /")
+    if not _PATH.fullmatch(value) or _NOT_IN_PATH.search(value):
+        raise ValueError("must begin with a slash, like /students or /, and go out as it is")
     return value.rstrip("/")
 
 
@@ -77,7 +88,7 @@ class ServicesFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    services: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")], ServiceEntry]
+    services: dict[Annotated[str, Field(pattern=NAME)], ServiceEntry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +124,19 @@ def load_services(path: Path, settings: GatewaySettings, urls: Mapping[str, str]
     entries = dict(_parse(path).services)
     problems: list[str] = []
     for name, url in urls.items():
-        owner = next((known for known, entry in entries.items() if name in (known, *entry.aliases)), name)
+        owner = next((known for known, entry in entries.items() if name in (known, *entry.aliases)), "")
         try:
             address = parse_address(url)
+            if not owner and not re.fullmatch(NAME, name):
+                raise ValueError(f"a service can't be called {name}")
         except ValueError as error:
             problems.append(f"{name.upper().replace('-', '_')}_SERVICE_URL: {error}")
             continue
-        known = entries.get(owner)
-        entries[owner] = (
-            known.model_copy(update={"url": address}) if known else ServiceEntry.model_validate({"url": address})
-        )
+        if not owner:
+            entries[name] = ServiceEntry.model_validate({"url": address})
+        # of several variables for one service its own name wins, then the first alias
+        elif name == next(known for known in (owner, *entries[owner].aliases) if known in urls):
+            entries[owner] = entries[owner].model_copy(update={"url": address})
     if problems:
         raise ServicesError(problems)
     return {name: _fill(name, entry, settings) for name, entry in entries.items()}
@@ -152,6 +166,8 @@ class _UniqueKeys(yaml.SafeLoader):
 def _construct_mapping(loader: _UniqueKeys, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[str] = set()
     for key, _value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be text", key.start_mark)
         if key.value in seen:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
         seen.add(key.value)
@@ -191,7 +207,8 @@ def _words(fault: Mapping[str, Any]) -> str:
     if fault["type"] == "extra_forbidden":
         known = ", ".join(ServiceEntry.model_fields if len(fault["loc"]) > 1 else ServicesFile.model_fields)
         return f"{where}: nobody knows this key; known are {known}"
-    return f"{where}: {str(fault['msg']).removeprefix('Value error, ')} (here: {fault['input']!r})"
+    here = f" (here: {fault['input']!r})" if "@" not in str(fault["input"]) else ""  # a password may stand there
+    return f"{where}: {str(fault['msg']).removeprefix('Value error, ')}{here}"
 
 
 def _place(root: yaml.Node | None, location: tuple[int | str, ...]) -> str:

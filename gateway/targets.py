@@ -13,8 +13,8 @@ from urllib.parse import unquote
 
 from common.problems import BadRequest, NotImplementedProblem
 
-_AMBIGUOUS = re.compile(r"%(?:2f|5c|2e|0[0-9a-f]|1[0-9a-f]|7f)|\\|#|[\x00-\x20\x7f-\xff]", re.IGNORECASE)
-_REFUSED_IN_QUERY = re.compile(r"%00|[\x00-\x20\x7f-\xff#]")
+_AMBIGUOUS = re.compile(r"%(?:2f|5c|2e|0[0-9a-f]|1[0-9a-f]|7f)|\\|#|[^!-~]", re.IGNORECASE)
+_REFUSED_IN_QUERY = re.compile(r"%00|#|[^!-~]")
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 # RFC 3986, 3.2.2: a registered name, an IPv4 address or a bracketed IPv6 address, then perhaps a port
 _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
@@ -88,5 +88,10 @@ def check_host(host: str | None, protocol: str) -> None:
     """
     if host is None and protocol == "HTTP/1.0":
         return
-    if not host or not _HOST.fullmatch(host):
+    if not host or not is_host(host):
         raise BadRequest("The request needs one well-formed Host field.", code="MALFORMED_HOST")
+
+
+def is_host(text: str) -> bool:
+    """Whether `text` is one well-formed host, with or without a port."""
+    return _HOST.fullmatch(text) is not None

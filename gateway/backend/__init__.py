@@ -15,6 +15,7 @@ becomes a clean 502; a longer one streams.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -28,7 +29,7 @@ from urllib3.exceptions import EmptyPoolError, HTTPError, MaxRetryError, NewConn
 from common.http import tuned_session
 from common.problems import BadGateway, GatewayTimeout, Problem, ServiceUnavailable
 from gateway.backend.breaker import Breaker, BreakerOpen
-from gateway.backend.transport import ConflictingLengths, RawTargetAdapter, prepare, raw_answer
+from gateway.backend.transport import DoubtfulFraming, RawTargetAdapter, prepare, raw_answer
 from gateway.exchange import Answer, Body, CallerGone
 from gateway.observability.metrics import Metrics
 from gateway.services import Service
@@ -92,7 +93,7 @@ class Backend:
             raise ServiceUnavailable(
                 f"The service {self.service.name} is busy: too many requests are waiting for it.", code="SERVICE_BUSY"
             ) from None
-        except (RequestException, HTTPError, ConflictingLengths) as error:
+        except (RequestException, HTTPError, DoubtfulFraming) as error:
             raise self._problem(error) from error
         self._metrics.called(self.service.name, "ok")
         return answer
@@ -194,7 +195,8 @@ class _Stream:
             yield from self._pieces()
         except (HTTPError, OSError) as error:
             log.warning("answer_cut_short", to=self._service, reason=_innermost(error))
-            raise ConnectionResetError("the service broke off in the middle of its answer") from error
+            # with its number, else gunicorn takes it for a fault of its own and logs a stack trace
+            raise ConnectionResetError(errno.ECONNRESET, "the service broke off in the middle of its answer") from error
         self._is_whole = True
 
     def _pieces(self) -> Iterator[bytes]:

@@ -40,12 +40,14 @@ class Breaker:
 
     def __init__(self, service: str, instance: str, metrics: Metrics, *, failures: int, recovery_s: float) -> None:
         self._trial = BoundedSemaphore(1)
+        counts = _Counts(pybreaker.STATE_CLOSED)
         self._recovery_s = recovery_s
         self._breaker = pybreaker.CircuitBreaker(
             fail_max=failures,
             reset_timeout=recovery_s,
-            exclude=[CallerGone, EmptyPoolError],  # the caller's fault and ours say nothing about the instance
-            listeners=[_Announcer(service, instance, metrics)],
+            exclude=[counts.says_nothing],
+            state_storage=counts,
+            listeners=[_Announcer(service, instance, metrics), counts],
             throw_new_error_on_trip=False,  # else the last failure's cause is lost
             name=service,
         )
@@ -94,6 +96,28 @@ def _entered(permit: Any) -> Generator[None]:
         permit.__exit__(None, None, None)
 
 
+class _Counts(pybreaker.CircuitMemoryStorage, pybreaker.CircuitBreakerListener):
+    """The counts of failures. The caller's fault and ours say nothing about the instance; pybreaker takes what is
+    excluded for a success, so that a caller who tears its body could close the breaker of a dead instance."""
+
+    _is_silent = False  # from the verdict to `success`, which follows without a switch of greenlets
+
+    def says_nothing(self, error: BaseException) -> bool:
+        self._is_silent = isinstance(error, CallerGone | EmptyPoolError)
+        return self._is_silent
+
+    def reset_counter(self) -> None:
+        if not self._is_silent:
+            super().reset_counter()
+
+    def increment_success_counter(self) -> None:
+        if not self._is_silent:
+            super().increment_success_counter()
+
+    def success(self, cb: pybreaker.CircuitBreaker) -> None:
+        self._is_silent = False
+
+
 class _Announcer(pybreaker.CircuitBreakerListener):
     """One log line and one metric for each change of state."""
 
@@ -102,5 +126,7 @@ class _Announcer(pybreaker.CircuitBreakerListener):
 
     def state_change(self, cb: pybreaker.CircuitBreaker, old_state: Any, new_state: Any) -> None:
         before = old_state.name if old_state else "none"
+        if before == new_state.name:
+            return  # calls that were under way when the breaker opened fail one by one afterwards
         log.warning("breaker", service=self._service, instance=self._instance, state=new_state.name, before=before)
         self._metrics.breaker(self._service, self._instance, new_state.name)

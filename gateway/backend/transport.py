@@ -5,14 +5,17 @@ What differs from the stock adapter, and why:
 - The request target goes out as it is. urllib3 would re-encode it (`%7e` becomes `~`, `%c3` becomes `%C3`).
 - Repeated fields stay repeated, and no field is added (no User-Agent, no Accept-Encoding of urllib3's).
 - Interim answers (1xx) are skipped. http.client takes 103 for the final one.
-- Answers with conflicting lengths are refused (RFC 9112, 6.3).
+- Answers with a torn or malformed head are refused. http.client makes the best of it, and loses the length on the way.
+- Answers whose framing is doubtful are refused: several lengths, a length beside chunks (RFC 9112, 6.3), an odd coding.
 """
 
 from __future__ import annotations
 
 import http.client
+import re
 from collections.abc import Iterable
-from typing import Any, cast
+from email.errors import FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect
+from typing import IO, Any, cast
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -23,6 +26,9 @@ from urllib3.util import SKIP_HEADER
 from gateway.exchange import Body
 
 POOL_WAIT_S = 2.0
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # folded lines too (RFC 9112, 5.2)
+_MALFORMED = (FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect)
 
 
 class OutgoingHeaders(HTTPHeaderDict):
@@ -41,8 +47,37 @@ class OutgoingHeaders(HTTPHeaderDict):
         return self  # urllib3 copies before each request; nothing changes these
 
 
+class _Lines:
+    """A response's file while its head is read: remembers whether the last line was the empty one or the end."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.last = b""
+
+    def readline(self, limit: int) -> bytes:
+        self.last = self.file.readline(limit)
+        return self.last
+
+    def close(self) -> None:
+        self.file.close()
+
+
 class _FinalResponse(http.client.HTTPResponse):
-    """Reads past interim answers, whatever their number says."""
+    """Reads past interim answers, whatever their number says. Raises `HTTPException` for a head that is not whole."""
+
+    def begin(self) -> None:
+        if cast("object", self.headers) is not None:
+            return  # begun already
+        lines = _Lines(self.fp)
+        self.fp = cast("Any", lines)
+        try:
+            super().begin()
+        finally:
+            self.fp = self.fp and cast("Any", lines.file)  # None: closed
+        if not lines.last or any(isinstance(defect, _MALFORMED) for defect in self.msg.defects):
+            raise http.client.HTTPException("the head is torn or malformed")
+        if not all(_NAME.fullmatch(name) and not _CONTROL.search(value) for name, value in self.msg.items()):
+            raise http.client.HTTPException("a field that is not one")
 
     def _read_status(self) -> tuple[str, int, str]:
         while True:
@@ -113,14 +148,17 @@ def prepare(
 
 
 def raw_answer(response: requests.Response) -> HTTPResponse:
-    """urllib3's response under requests' one: undecoded, with repeated fields. Raises `ConflictingLengths`."""
+    """urllib3's response under requests' one: undecoded, with repeated fields. Raises `DoubtfulFraming`."""
     raw = cast("HTTPResponse", response.raw)
-    lengths = {value.strip() for line in raw.headers.getlist("Content-Length") for value in line.split(",")}
-    if len(lengths) > 1 or not all(length.isdigit() for length in lengths):
+    lengths = raw.headers.getlist("Content-Length")
+    codings = [value.lower() for value in raw.headers.getlist("Transfer-Encoding")]
+    is_length_sound = not lengths or (len(lengths) == 1 and lengths[0].isascii() and lengths[0].isdigit())
+    is_coding_sound = not codings or (codings == ["chunked"] and not lengths)
+    if raw.status < 200 or not (is_length_sound and is_coding_sound):  # 101: nobody asked for an upgrade
         raw.close()
-        raise ConflictingLengths(", ".join(sorted(lengths)))
+        raise DoubtfulFraming(f"status {raw.status}, lengths {lengths}, codings {codings}")
     return raw
 
 
-class ConflictingLengths(Exception):
+class DoubtfulFraming(Exception):
     """The service announced more than one length, or something that is none; where its answer ends is unknown."""

@@ -16,15 +16,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Flask, Response, current_app, request
 from flask.sansio.app import App
-from werkzeug.routing import Rule
+from werkzeug.datastructures import Headers
+from werkzeug.routing import PathConverter, Rule
 
 from gateway.exchange import EXCHANGE, Answer, Exchange, Handler
 from gateway.router import ANY, FACES, Route
 from gateway.runtime import Runtime, runtime_of
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +73,17 @@ class ServiceBlueprint(Blueprint):
             runtime.router.add(Route(item.name, service, self.prefix, item.template, item.methods, item.handler))
         endpoint = f"{self.name}.proxied"
         app.view_functions[endpoint] = proxied
+        app.url_map.converters["rest"] = _Rest
         for face in FACES:
-            for path in (f"{face}/{self.prefix}", f"{face}/{self.prefix}/<path:_rest>"):
+            for path in (f"{face}/{self.prefix}", f"{face}/{self.prefix}/<rest:_rest>"):
                 # Flask's add_url_rule would narrow the methods; the router is the one that knows them
                 app.url_map.add(Rule(path, endpoint=endpoint, methods=None))
+
+
+class _Rest(PathConverter):
+    """As `path`, which does not know a rest that begins with a slash."""
+
+    regex, part_isolating = ".*?", False
 
 
 def proxied(**_rest: str) -> Response:
@@ -82,8 +93,22 @@ def proxied(**_rest: str) -> Response:
     return flask_response(runtime.router.dispatch(exchange))
 
 
+class _Passing(Response):
+    """An answer whose fields are not ours to mend: werkzeug would re-encode `Location`, or fail on it, drop fields of
+    a 304 and claim a length of 0 for HEAD."""
+
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
+        return self.headers
+
+    def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
+        body = super().get_app_iter(environ)
+        if body is not self.response:
+            self.close()  # a body that HEAD does not want must give its connection back
+        return body
+
+
 def flask_response(answer: Answer) -> Response:
-    response = Response(answer.body, status=answer.status, headers=answer.headers, direct_passthrough=True)
+    response = _Passing(answer.body, status=answer.status, headers=answer.headers, direct_passthrough=True)
     if answer.header("content-type") is None:
         response.headers.remove("Content-Type")  # Flask's default; a service that names no type named none
     return response

@@ -7,6 +7,7 @@ public one it wants an administrator's token.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import wraps
 from typing import ParamSpec
 
@@ -14,8 +15,9 @@ from flask import Blueprint, Flask, Response, request
 from werkzeug.exceptions import NotFound as NothingHere
 
 from common import VERSION, health, problems
+from common.codes import CODES
 from common.health import Check, Health, page
-from common.problems import NotFound
+from common.problems import NotFound, Problem
 from common.tokens import JwkSetKeys, Keys
 from gateway.blueprints import flask_response, proxied
 from gateway.exchange import EXCHANGE, SOURCE, Answer, Body, Exchange
@@ -59,6 +61,7 @@ def home() -> Response:
             "services": {name: f"/api/v1/{name}" for name in runtime.router.prefixes},
             "health": "/health",
             "ready": "/ready",
+            "problems": "/problems",
             "documentation": {name: f"/openapi/{name}.json" for name in sorted(runtime.services)},
         }
     )
@@ -75,6 +78,21 @@ def openapi(name: str) -> Response:
     answer = backend.send("GET", "/openapi.json", [("X-Request-ID", exchange.request_id)], nothing)
     kept = [(key, value) for key, value in answer.headers if key.lower() in ("content-type", "content-length")]
     return flask_response(Answer(answer.status, kept, answer.body))
+
+
+@bp.get("/problems")
+def problem_list() -> Response:
+    """What the codes mean."""
+    return page({"problems": [{"type": f"/problems/{code.slug}", **asdict(code)} for code in CODES]})
+
+
+@bp.get("/problems/<slug>")
+def problem_type(slug: str) -> Response:
+    """What a problem's `type` leads to (RFC 9457, 3.1.1)."""
+    found = next((code for code in CODES if code.slug == slug), None)
+    if found is None:
+        raise NotFound("There is no problem of that type; /problems lists them.")
+    return page({"type": f"/problems/{found.slug}", **asdict(found)})
 
 
 @bp.get("/metrics")
@@ -127,11 +145,11 @@ def init_app(app: Flask) -> None:
     runtime = runtime_of(app)
 
     def on_unknown_path(_error: NothingHere) -> Response:
-        known = ", ".join(runtime.router.prefixes)
-        problem = NotFound(
-            f"There is nothing at this address; the services here are {known}.", code="SERVICE_NOT_FOUND"
-        )
-        return problems.response(problem, SOURCE)
+        try:
+            runtime.router.match(current_exchange())  # knows whether it is the service or the version that is unknown
+        except Problem as problem:
+            return problems.response(problem, SOURCE)
+        return problems.response(NotFound("There is nothing at this address."), SOURCE)
 
     app.register_error_handler(NothingHere, on_unknown_path)
     health.init_app(app, runtime.health)

@@ -7,8 +7,10 @@ again. RFC 9875 groups answers, so that a change to one thing can empty the cach
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 KEPT_STATUSES = frozenset({200, 203, 301, 308, 404, 410})
@@ -16,7 +18,7 @@ UNSAFE_METHODS_ARE_NOT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 LONGEST_S = 86_400
 FRESHENED_BY_US = frozenset({"age", "cache-status", "via", "x-request-id", "set-cookie"})
 
-Directives = Mapping[str, str | None]
+_GROUP = re.compile(r'\s*"((?:[^"\\]|\\.)+)"\s*(?:;|$)')  # a string of RFC 9651, 3.3.3, and perhaps parameters
 
 
 def directives(value: str | None) -> dict[str, str | None]:
@@ -30,20 +32,29 @@ def directives(value: str | None) -> dict[str, str | None]:
 
 
 def _split(value: str) -> list[str]:
-    """At commas outside of quoted strings."""
-    parts, quoted, start = [], False, 0
+    """At commas outside of quoted strings (RFC 9110, 5.6.4); at all of them where a quote has no end."""
+    if '"' not in value:
+        return value.split(",")
+    parts, quoted, escaped, start = [], False, False, 0
     for position, character in enumerate(value):
-        if character == '"':
+        if escaped:
+            escaped = False
+        elif character == '"':
             quoted = not quoted
+        elif character == "\\":
+            escaped = quoted
         elif character == "," and not quoted:
             parts.append(value[start:position])
             start = position + 1
-    return [*parts, value[start:]]
+    return value.split(",") if quoted else [*parts, value[start:]]
 
 
 def seconds(value: str | None) -> int | None:
-    """A delta-seconds (1.2.2), None for anything else."""
-    return min(int(value), LONGEST_S) if value and value.isascii() and value.isdigit() else None
+    """A delta-seconds (1.2.2), at most `LONGEST_S`; None for anything else."""
+    if not value or not (value.isascii() and value.isdigit()):
+        return None
+    digits = value.lstrip("0") or "0"
+    return LONGEST_S if len(digits) > 9 else min(int(digits), LONGEST_S)  # int() refuses thousands of digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +87,7 @@ def wish(method: str, headers: Mapping[str, str]) -> Wish:
 def lifetime_s(status: int, headers: Mapping[str, str], *, authorized: bool) -> int:
     """For how many seconds an answer may be kept, 0 for not at all (3, 3.5, 4.2.1). `headers` by lower-case names."""
     said = directives(headers.get("cache-control"))
-    if status not in KEPT_STATUSES or "set-cookie" in headers or headers.get("vary", "").strip() == "*":
+    if status not in KEPT_STATUSES or "set-cookie" in headers or "*" in vary_names(headers):
         return 0
     if not said.keys().isdisjoint({"no-store", "private", "no-cache"}):
         return 0
@@ -90,9 +101,10 @@ def lifetime_s(status: int, headers: Mapping[str, str], *, authorized: bool) -> 
 
 
 def _until_expires(headers: Mapping[str, str]) -> int:
-    """`Expires` minus `Date`; a malformed one means "already" (5.3)."""
+    """`Expires` minus `Date`, by default now (RFC 9110, 6.6.1); a malformed one means "already" (5.3)."""
     try:
-        expires, date = parsedate_to_datetime(headers["expires"]), parsedate_to_datetime(headers["date"])
+        date = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
+        expires = parsedate_to_datetime(headers["expires"])
         return max(0, min(int((expires - date).total_seconds()), LONGEST_S))
     except (KeyError, ValueError, TypeError):
         return 0
@@ -110,8 +122,8 @@ def variant_key(names: tuple[str, ...], request: Mapping[str, str]) -> str:
 
 def groups(value: str | None) -> tuple[str, ...]:
     """The members of `Cache-Groups` or `Cache-Group-Invalidation` (RFC 9875, 2): a list of quoted strings."""
-    names = [part.partition(";")[0].strip() for part in _split(value or "")]
-    return tuple(name[1:-1] for name in names if len(name) > 2 and name[0] == name[-1] == '"')[:32]
+    names = (_GROUP.match(part) for part in _split(value or ""))
+    return tuple(re.sub(r"\\(.)", r"\1", name[1]) for name in names if name)[:32]
 
 
 def matches(if_none_match: str | None, etag: str | None) -> bool:

@@ -5,7 +5,8 @@ An address has one entry, or, where answers vary, a *signpost* that names the va
 Emptying is race-free by a logical clock. Each invalidation moves `clock` on by one and notes the new time under the
 group or address that it is about. An entry carries the time that `clock` showed *before* its request went to the
 service; it counts only while none of its groups has been noted later. So an answer that was on its way while something
-changed is never served, even if it is stored after the invalidation. Looking up is one round trip.
+changed is never served, even if it is stored after the invalidation. A store that lost its memory begins the clock
+anew: what carries a later time than it shows is from before, and does not count. Looking up is one round trip.
 
 Redis away: nothing is found and nothing kept, and for a second nobody asks again.
 """
@@ -35,7 +36,7 @@ PAUSE_S = 1.0
 _LOOK_UP = """
 local clock = redis.call('GET', KEYS[1]) or '0'
 local entry = redis.call('HMGET', KEYS[2], 'clock', 'groups', 'vary', 'data')
-if not entry[1] then return {clock} end
+if not entry[1] or tonumber(entry[1]) > tonumber(clock) then return {clock} end
 for group in string.gmatch(entry[2] or '', '[^\\n]+') do
   local noted = redis.call('GET', ARGV[1] .. group)
   if noted and tonumber(noted) > tonumber(entry[1]) then
@@ -118,7 +119,7 @@ class CacheStore:
                     pipe.hset(signpost, mapping={**common, "vary": ",".join(vary)})
                     pipe.expire(signpost, LONGEST_S)
                 key = _key(address, variant)
-                pipe.hset(key, mapping={**common, "data": _pack(entry)})
+                pipe.hset(key, mapping={**common, "vary": "", "data": _pack(entry)})  # "": no signpost any more
                 pipe.expire(key, max(1, entry.left_s))
                 pipe.execute()
         except redis.RedisError as error:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.integration.conftest import database, gateway, shared_gateway, shared_stub, stub, valkey
+from tests.integration.conftest import database, gateway, shared_gateway, shared_stub, valkey
 
-__all__ = ["database", "gateway", "shared_gateway", "shared_stub", "stub", "valkey"]
+__all__ = ["database", "gateway", "shared_gateway", "shared_stub", "valkey"]

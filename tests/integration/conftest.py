@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,7 +16,8 @@ import redis
 from deploy.local.valkey import Valkey
 from tests.support import wire
 from tests.support.ports import free_port, free_ports
-from tests.support.processes import ROOT, Process
+from tests.support.processes import Process
+from tests.support.received import Received
 from tests.support.stub import StubService
 from tests.support.tokens import KeyPair, claims, jwks
 from tests.support.wire import Pairs, RawAnswer
@@ -115,6 +117,11 @@ class Gateway:
         """GET from the operations listener."""
         return wire.get(self.operations_port, target, headers)
 
+    @property
+    def arrived(self) -> list[Received]:
+        """What callers' requests became at the stub; the workers' own fetching of keys left out."""
+        return [received for received in self.stub.requests if received.path != JWKS_PATH]
+
     def log_of(self, answer: RawAnswer) -> list[dict[str, object]]:
         """The log lines with an answer's request id."""
         request_id = answer.header("X-Request-ID")
@@ -130,10 +137,19 @@ class Gateway:
         return [line for line in self.process.log().splitlines() if any(mark in line for mark in wrong)]
 
 
-def bearer(subject: str = "u1", roles: Sequence[str] = ("customer",), **more: object) -> list[tuple[str, str]]:
-    """The Authorization header of a user; `more` are claims."""
-    given = {"username": subject, "roles": list(roles), **ISSUED, **more}
-    return [("Authorization", f"Bearer {KEYS.sign(claims(subject, **given))}")]
+def honest(subject: str = "u1", roles: Sequence[str] = ("customer",), *, lifetime_s: float = 900) -> dict[str, object]:
+    """The claims of an access token as user_service issues it."""
+    return claims(subject, lifetime_s=lifetime_s, username=subject, roles=list(roles), **ISSUED)
+
+
+def bearer(subject: str = "u1", roles: Sequence[str] = ("customer",)) -> list[tuple[str, str]]:
+    """The Authorization header of a user."""
+    return carrying(KEYS.sign(honest(subject, roles)))
+
+
+def carrying(token: str) -> list[tuple[str, str]]:
+    """The Authorization header with this token."""
+    return [("Authorization", f"Bearer {token}")]
 
 
 ADMIN = bearer("boss", ["admin"])
@@ -179,26 +195,20 @@ def shared_gateway(
 
 @pytest.fixture
 def gateway(shared_gateway: Gateway) -> Generator[Gateway]:
-    """Two workers, no limit or breaker in the way; the stub has forgotten earlier tests; nothing may go wrong inside."""
+    """Two workers, no limit or breaker in the way, a stub that has forgotten; nothing may go wrong inside."""
     ready(shared_gateway)
-    before = len(shared_gateway.errors())
-    yield shared_gateway
-    assert shared_gateway.errors()[before:] == []
-
-
-@pytest.fixture
-def stub(gateway: Gateway) -> StubService:
-    return gateway.stub
+    with no_fault_in(shared_gateway):
+        yield shared_gateway
 
 
 @pytest.fixture(scope="module")
-def start_gateway(
-    tmp_path_factory: pytest.TempPathFactory, database: Callable[[], str]
-) -> Generator[GatewayFactory]:
+def start_gateway(tmp_path_factory: pytest.TempPathFactory, database: Callable[[], str]) -> Generator[GatewayFactory]:
     """Starts gateways with settings and a stub of their own; they are stopped after the module."""
     with ExitStack() as stack:
 
-        def start(*, redis_url: str | None = None, services: str = SERVICES, **env: str) -> Gateway:
+        def start(
+            *, redis_url: str | None = None, services: str = SERVICES, is_ready: bool = True, **env: str
+        ) -> Gateway:
             made = Gateway(
                 tmp_path_factory.mktemp("gateway"),
                 stub=stack.enter_context(StubService()),
@@ -207,7 +217,8 @@ def start_gateway(
                 services=services,
             )
             stack.enter_context(made)
-            warm(made)
+            if is_ready:
+                warm(made)
             return made
 
         yield start
@@ -225,6 +236,14 @@ def ready(gateway: Gateway) -> None:
     gateway.stub.json[JWKS_PATH] = jwks(KEYS)
 
 
+@contextmanager
+def no_fault_in(gateway: Gateway) -> Generator[None]:
+    """Nothing is logged meanwhile that an operator would have to look at: no error line, no stack trace."""
+    before = len(gateway.errors())
+    yield
+    assert gateway.errors()[before:] == []
+
+
 def assert_problem(answer: RawAnswer, status: int, code: str, *, source: str = "gateway") -> None:
     """The one error shape (RFC 9457, and the four older members), with the id that the header names."""
     assert answer.status == status, answer.raw
@@ -240,14 +259,9 @@ def assert_problem(answer: RawAnswer, status: int, code: str, *, source: str = "
 
 def together(count: int, work: Callable[[int], RawAnswer]) -> list[RawAnswer]:
     """The answers of `work(0)` to `work(count - 1)`, all asked for at once."""
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(count) as threads:
         return list(threads.map(work, range(count)))
 
 
 def statuses(answers: Iterable[RawAnswer]) -> list[int]:
     return sorted(answer.status for answer in answers)
-
-
-__all__ = ["ROOT"]

@@ -112,22 +112,19 @@ def test_a_name_with_a_nul_is_just_a_wrong_name(service: Running) -> None:
     assert service.post("/users/login", {"username": "a\0da", "password": "password\0"}).status_code == 401
 
 
-def test_health_is_answered_while_many_log_in(service: Running) -> None:
-    service.log_in("busy")
-    credentials = ADA | {"username": "busy"}
+def test_a_worker_answers_others_while_it_checks_passwords(tmp_path: Path) -> None:
+    with running(tmp_path, f"sqlite:///{tmp_path}/users.db", WEB_CONCURRENCY="1") as service:
+        service.log_in("ada")
 
-    with ThreadPoolExecutor(20) as pool:
-        began = time.monotonic()
-        logins = [pool.submit(service.post, "/users/login", credentials) for _ in range(60)]
-        slowest_s = 0.0
-        while not all(login.done() for login in logins):
-            asked = time.monotonic()
-            assert service.get("/health").status_code == 200
-            slowest_s = max(slowest_s, time.monotonic() - asked)
-        all_s = time.monotonic() - began
+        with ThreadPoolExecutor(20) as pool:
+            logins = [pool.submit(lambda: service.post("/users/login", ADA).status_code) for _ in range(40)]
+            answers = 0
+            while not all(login.done() for login in logins):
+                assert service.get("/health").status_code == 200
+                answers += 1
 
-    assert {login.result().status_code for login in logins} == {200}
-    assert slowest_s < all_s / 2
+    assert {login.result() for login in logins} == {200}
+    assert answers > len(logins) / 2  # a worker whose loop stands still gives a handful
 
 
 def test_tokens_outlive_the_worker_that_made_them(service: Running) -> None:
@@ -139,8 +136,7 @@ def test_tokens_outlive_the_worker_that_made_them(service: Running) -> None:
     wait_until(lambda: len(set(service.process.children()) - set(workers)) == 2, "two new workers", timeout_s=20)
     wait_until(service.process.is_ready, "readiness", timeout_s=20)
 
-    answers = [service.get("/users/profile", token) for _ in range(10)]
-    assert {answer.status_code for answer in answers} == {200}
+    assert {service.get("/users/profile", token).status_code for _ in range(10)} == {200}
 
 
 def test_a_worker_that_stops_is_not_ready(tmp_path: Path) -> None:

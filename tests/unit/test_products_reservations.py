@@ -48,13 +48,15 @@ class Shop:
 
     def stock(self) -> dict[int, int]:
         with self.database.read() as session:
-            return {id_: count for id_, count in session.execute(select(Product.id, Product.stock))}
+            return {product.id: product.stock for product in session.scalars(select(Product))}
 
     def taken(self) -> dict[int, int]:
         """Pieces by product id in held and confirmed reservations."""
         found = {1: 0, 2: 0}
         with self.database.read() as session:
-            for reservation in session.scalars(select(Reservation).where(Reservation.status.in_(["held", "confirmed"]))):
+            for reservation in session.scalars(
+                select(Reservation).where(Reservation.status.in_(["held", "confirmed"]))
+            ):
                 for line in reservation.lines:
                     found[line.product_id] += line.quantity
         return found

@@ -46,7 +46,7 @@ def test_workers_that_start_together_make_one_key(database: Database) -> None:
 
     workers = [Worker(database.url) for _ in range(8)]
     with ThreadPoolExecutor(len(workers)) as pool:
-        kids = set(pool.map(lambda worker: SigningKeys(worker).current().kid, workers))
+        kids = {key.kid for key in pool.map(SigningKeys.current, map(SigningKeys, workers))}
     for worker in workers:
         worker.dispose()
 

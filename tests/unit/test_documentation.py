@@ -1,0 +1,85 @@
+"""What the documentation says is what the code does."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from common.codes import CODES
+from deploy import reference
+from deploy.local import tour
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = ("common", "gateway", "user_service", "product_service", "order_service")
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+CODE = re.compile(r'(?:\bcode=|default_code = \d+, )"([A-Z_]+)"')
+
+
+@pytest.mark.parametrize("path", reference.PAGES)
+def test_what_comes_from_the_code_is_current(path: str) -> None:
+    assert (ROOT / path).read_text() == reference.PAGES[path](), "run: make docs"
+
+
+def test_the_catalogue_of_codes_and_the_code_agree() -> None:
+    used = {code for path in sources() for code in CODE.findall(path.read_text())}
+
+    assert {code.name for code in CODES} == used
+
+
+def test_every_variable_that_the_code_reads_by_name_is_documented() -> None:
+    read = re.compile(r'os\.environ(?:\.get\(|\[)"([A-Z_]+)"')
+    named = {name for path in sources() for name in read.findall(path.read_text())}
+    documented = {variable.name for variable in reference.variables()}
+
+    assert named <= documented
+
+
+def test_every_variable_has_a_sentence_and_stands_once() -> None:
+    variables = reference.variables()
+
+    assert len({variable.name for variable in variables}) == len(variables)
+    assert [variable.name for variable in variables if not variable.sentence.endswith(".")] == []
+
+
+def test_the_readme_has_the_tour_that_make_run_prints() -> None:
+    readme = (ROOT / "README.md").read_text()
+
+    missing = [step.command for step in tour.steps("http://127.0.0.1:5001", "guest") if step.command not in readme]
+
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_make_targets_that_are_named_exist(page: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    named = set(re.findall(r"(?:`|^)make ([a-z]+)", page.read_text(), re.MULTILINE))
+
+    assert [target for target in named if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
+
+
+def test_no_file_names_a_package_index_or_a_path_of_one_machine() -> None:
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.split(b"\0")
+    suspicious = re.compile(rb"index-url|/root/|/work/|files\.pythonhosted|registry\.npmjs")
+    here = Path(__file__).resolve()
+
+    found = [
+        name.decode()
+        for name in files
+        if name and (ROOT / name.decode()).resolve() != here and suspicious.search((ROOT / name.decode()).read_bytes())
+    ]
+
+    assert [name for name in found if name != "Makefile"] == []  # it forbids index addresses in the lock files
+
+
+def sources() -> list[Path]:
+    return [path for folder in OURS for path in (ROOT / folder).rglob("*.py")]

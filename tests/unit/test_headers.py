@@ -1,0 +1,319 @@
+"""Which header fields pass the gateway in each direction, and whom it takes for the caller."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.headers import (
+    Forwarding,
+    IPNetwork,
+    connection_options,
+    forwarded_field,
+    incoming_answer_headers,
+    is_trusted,
+    outgoing_headers,
+    trace_caller,
+    without_authority,
+)
+
+INSTANCE = "http://10.0.0.1:50"
+DIRECT = Forwarding("192.0.2.1", "http", "h:5001", ())
+
+HOP_BY_HOP = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+]
+NEVER_BELIEVED = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-real-ip",
+    "x-request-id",
+    "via",
+    "x-user-id",
+    "x-user-name",
+    "x-user-roles",
+    "x-user-email",
+    "x-user-anything-else",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-http-method-override",
+]
+
+
+def sent(incoming: dict[str, str], forwarding: Forwarding = DIRECT, **identity: str) -> dict[str, list[str]]:
+    """What goes to the service, by lower-case name."""
+    fields = [(f"X-User-{name.title()}", value) for name, value in identity.items()]
+    return grouped(outgoing_headers(incoming, forwarding, fields, "req-1"))
+
+
+def returned(*received: tuple[str, str]) -> dict[str, list[str]]:
+    """What the caller gets, by lower-case name."""
+    return grouped(incoming_answer_headers(received, INSTANCE))
+
+
+def grouped(pairs: list[tuple[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, value in pairs:
+        found.setdefault(name.lower(), []).append(value)
+    return found
+
+
+@pytest.mark.parametrize("name", HOP_BY_HOP)
+def test_hop_by_hop_field_passes_in_neither_direction(name: str) -> None:
+    assert name not in sent({name: "x", "accept": "y"})
+    assert name not in returned((name.title(), "x"), ("Accept", "y"))
+
+
+@pytest.mark.parametrize("name", ["host", "content-length", "expect"])
+def test_field_that_belongs_to_our_own_connection_is_not_sent_on(name: str) -> None:
+    assert name not in sent({name: "x"})
+
+
+@pytest.mark.parametrize("named", ["x-secret", "X-Secret", "close, x-secret", " X-SECRET ,close", ",,x-secret"])
+def test_field_that_connection_names_passes_in_neither_direction(named: str) -> None:
+    outgoing = sent({"connection": named, "x-secret": "1", "x-public": "2"})
+    incoming = returned(("Connection", named), ("X-Secret", "1"), ("x-secret", "1"), ("X-Public", "2"))
+
+    assert "x-secret" not in outgoing
+    assert "x-secret" not in incoming
+    assert outgoing["x-public"] == incoming["x-public"] == ["2"]
+
+
+def test_repeated_connection_fields_of_an_answer_all_count() -> None:
+    assert returned(("Connection", "x-a"), ("connection", "x-b"), ("X-A", "1"), ("X-B", "2")).keys() == {"via"}
+
+
+def test_connection_cannot_make_us_leave_out_what_we_set() -> None:
+    names = [
+        "x-request-id",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "forwarded",
+        "via",
+        "x-user-id",
+    ]
+
+    outgoing = sent({"connection": ", ".join(names)}, id="42")
+
+    assert set(names) <= outgoing.keys()
+    assert returned(("Connection", "Via"))["via"] == ["1.1 gateway"]
+
+
+@pytest.mark.parametrize("value", [None, "", ",", " , "])
+def test_connection_without_names_drops_nothing(value: str | None) -> None:
+    assert connection_options(value) <= {""}
+
+
+@pytest.mark.parametrize("name", NEVER_BELIEVED)
+def test_what_a_caller_says_about_itself_is_not_sent_on(name: str) -> None:
+    assert "spoofed" not in sent({name: "spoofed"}).get(name, [])
+
+
+def test_identity_is_what_the_token_says_and_nothing_beside_it() -> None:
+    spoofed = {"x-user-id": "1", "x-user-name": "root", "x-user-roles": "admin", "x-user-email": "root@example.org"}
+
+    outgoing = sent(spoofed, id="42", name="testuser")
+
+    assert (outgoing["x-user-id"], outgoing["x-user-name"]) == (["42"], ["testuser"])
+    assert not outgoing.keys() & {"x-user-roles", "x-user-email"}
+
+
+def test_we_say_who_calls_and_how() -> None:
+    outgoing = sent({"x-forwarded-for": "6.6.6.6", "forwarded": "for=6.6.6.6", "via": "1.1 spoofed"})
+
+    assert outgoing == {
+        "x-request-id": ["req-1"],
+        "x-forwarded-for": ["192.0.2.1"],
+        "x-forwarded-proto": ["http"],
+        "x-forwarded-host": ["h:5001"],
+        "forwarded": ['for=192.0.2.1;proto=http;host="h:5001"'],
+        "via": ["1.1 gateway"],
+    }
+
+
+def test_trusted_proxies_stand_behind_the_caller_in_order() -> None:
+    forwarding = Forwarding("2001:db8::1", "https", "example.org", ("10.0.0.2", "fd00::1"), via="1.1 edge, 2 cdn")
+
+    outgoing = sent({}, forwarding)
+
+    assert outgoing["x-forwarded-for"] == ["2001:db8::1, 10.0.0.2, fd00::1"]
+    assert outgoing["x-forwarded-proto"] == ["https"]
+    assert outgoing["forwarded"] == [
+        'for="[2001:db8::1]";proto=https;host="example.org", for=10.0.0.2, for="[fd00::1]"'
+    ]
+    assert outgoing["via"] == ["1.1 edge, 2 cdn, 1.1 gateway"]
+
+
+def test_a_host_cannot_break_out_of_its_quotes_in_forwarded() -> None:
+    forwarding = Forwarding("192.0.2.1", "http", 'h";for=6.6.6.6;x="\\', ())
+
+    assert forwarded_field(forwarding) == r'for=192.0.2.1;proto=http;host="h\";for=6.6.6.6;x=\"\\"'
+
+
+def test_other_fields_are_sent_on_as_they_are() -> None:
+    incoming = {"accept": "a, b", "authorization": "Bearer x", "cookie": "a=b; c=d", "x-custom": "", "dnt": "1"}
+
+    assert incoming.items() <= {name: values[0] for name, values in sent(incoming).items()}.items()
+
+
+def test_repeated_fields_of_an_answer_stay_repeated_and_in_order() -> None:
+    cookies = [("Set-Cookie", "a=1; Expires=Wed, 01 Jan 2031 00:00:00 GMT"), ("Set-Cookie", "b=2")]
+    links = [("Link", "</1>; rel=prev"), ("link", "</3>; rel=next")]
+
+    answered = incoming_answer_headers([*cookies, *links], INSTANCE)
+
+    assert answered == [*cookies, *links, ("Via", "1.1 gateway")]
+
+
+@pytest.mark.parametrize("name", ["Date", "Server", "date", "SERVER"])
+def test_date_and_server_of_an_answer_are_left_to_our_own_server(name: str) -> None:
+    assert name.lower() not in returned((name, "x"))
+
+
+@pytest.mark.parametrize(
+    ("received", "expected"),
+    [
+        ([], "1.1 gateway"),
+        ([("Via", "1.0 inner")], "1.0 inner, 1.1 gateway"),
+        ([("Via", "1.0 inner"), ("via", "1.1 outer")], "1.0 inner, 1.1 outer, 1.1 gateway"),
+    ],
+)
+def test_via_of_an_answer_grows_by_us(received: list[tuple[str, str]], expected: str) -> None:
+    assert returned(*received)["via"] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        ("http://10.0.0.1:50/products/1", "/products/1"),
+        ("http://10.0.0.1:50", "/"),
+        ("http://10.0.0.1:50/", "/"),
+        ("http://10.0.0.1:50?page=2", "?page=2"),
+        ("http://10.0.0.1:50#top", "#top"),
+        ("http://10.0.0.1:5004/products/1", "http://10.0.0.1:5004/products/1"),  # another port
+        ("http://10.0.0.1:50.example.org/", "http://10.0.0.1:50.example.org/"),
+        ("http://10.0.0.1:50@example.org/", "http://10.0.0.1:50@example.org/"),
+        ("https://10.0.0.1:50/", "https://10.0.0.1:50/"),
+        ("https://example.org/?next=http://10.0.0.1:50/", "https://example.org/?next=http://10.0.0.1:50/"),
+        ("/products/1", "/products/1"),
+        ("", ""),
+    ],
+)
+@pytest.mark.parametrize("name", ["Location", "location", "Content-Location"])
+def test_location_loses_the_address_of_the_instance_and_of_nobody_else(name: str, location: str, expected: str) -> None:
+    assert incoming_answer_headers([(name, location)], INSTANCE)[0] == (name, expected)
+
+
+def test_location_without_its_authority_does_not_become_another_authority() -> None:
+    # "//example.org" alone would lead away; RFC 3986, 3.3 and 4.2
+    assert without_authority("http://10.0.0.1:50//example.org/x", INSTANCE) == "/.//example.org/x"
+
+
+def networks(*texts: str) -> tuple[IPNetwork, ...]:
+    return tuple(ipaddress.ip_network(text) for text in texts)
+
+
+PRIVATE = networks("10.0.0.0/8", "192.168.7.7/32", "fd00::/8")
+
+
+@pytest.mark.parametrize(
+    ("peer", "field", "caller", "proxies"),
+    [
+        ("10.0.0.1", None, "10.0.0.1", ()),
+        ("10.0.0.1", "", "10.0.0.1", ()),
+        ("10.0.0.1", " , ,", "10.0.0.1", ()),
+        ("10.0.0.1", "192.0.2.1", "192.0.2.1", ("10.0.0.1",)),
+        ("10.0.0.1", "192.0.2.1,", "192.0.2.1", ("10.0.0.1",)),
+        ("10.0.0.1", "6.6.6.6, 192.0.2.1", "192.0.2.1", ("10.0.0.1",)),
+        ("10.0.0.1", "6.6.6.6, 10.0.0.9, 192.0.2.1", "192.0.2.1", ("10.0.0.1",)),
+        ("10.0.0.1", "192.0.2.1, 10.0.0.2", "192.0.2.1", ("10.0.0.2", "10.0.0.1")),
+        ("10.0.0.1", "6.6.6.6, 192.0.2.1, 10.0.0.3, 10.0.0.2", "192.0.2.1", ("10.0.0.3", "10.0.0.2", "10.0.0.1")),
+        ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3", ("10.0.0.2", "10.0.0.1")),
+        ("10.0.0.1", "192.0.2.1, nonsense", "10.0.0.1", ()),
+        ("10.0.0.1", "192.0.2.1, nonsense, 10.0.0.2", "10.0.0.2", ("10.0.0.1",)),
+        ("10.0.0.1", "192.0.2.1:443", "10.0.0.1", ()),
+        ("10.0.0.1", "unknown", "10.0.0.1", ()),
+        ("192.168.7.7", "192.0.2.1", "192.0.2.1", ("192.168.7.7",)),
+        ("fd00::1", "2001:db8::1, fd00::2", "2001:db8::1", ("fd00::2", "fd00::1")),
+        ("fd00::1", "[2001:db8::1]", "2001:db8::1", ("fd00::1",)),
+        ("fd00::1", "2001:DB8:0::0001", "2001:db8::1", ("fd00::1",)),
+        ("fd00::1", "fe80::1%eth0", "fd00::1", ()),  # a zone means something on its own machine only
+        ("::ffff:10.0.0.1", "192.0.2.1", "192.0.2.1", ("::ffff:10.0.0.1",)),
+        ("10.0.0.1", "192.0.2.1, ::ffff:10.0.0.2", "192.0.2.1", ("10.0.0.2", "10.0.0.1")),
+        ("10.0.0.1", "::ffff:192.0.2.1", "192.0.2.1", ("10.0.0.1",)),
+    ],
+)
+def test_caller_is_the_last_address_that_a_trusted_proxy_does_not_vouch_for(
+    peer: str, field: str | None, caller: str, proxies: tuple[str, ...]
+) -> None:
+    incoming = {} if field is None else {"x-forwarded-for": field}
+
+    assert trace_caller(peer, incoming, PRIVATE) == (caller, proxies, True)
+
+
+@pytest.mark.parametrize("peer", ["192.0.2.1", "11.0.0.1", "192.168.7.8", "2001:db8::1", "::ffff:192.0.2.1", "", "x"])
+@pytest.mark.parametrize("trusted", [PRIVATE, ()])
+def test_untrusted_peer_is_the_caller_whatever_it_says(peer: str, trusted: tuple[IPNetwork, ...]) -> None:
+    assert trace_caller(peer, {"x-forwarded-for": "6.6.6.6, 10.0.0.1"}, trusted) == (peer, (), False)
+
+
+@pytest.mark.parametrize("field", ["forwarded", "x-real-ip", "x-client-ip", "cf-connecting-ip", "true-client-ip"])
+def test_only_x_forwarded_for_tells_the_caller(field: str) -> None:
+    assert trace_caller("10.0.0.1", {field: "for=6.6.6.6"}, PRIVATE)[0] == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("address", "networks_", "expected"),
+    [
+        ("10.1.2.3", networks("10.0.0.0/8"), True),
+        ("::ffff:10.1.2.3", networks("10.0.0.0/8"), True),
+        ("::ffff:192.0.2.1", networks("10.0.0.0/8"), False),
+        ("10.1.2.3", networks("::/0"), False),
+        ("::1", networks("0.0.0.0/0"), False),
+        ("::1", networks("::1/128"), True),
+        ("10.1.2.3", (), False),
+        ("localhost", networks("0.0.0.0/0"), False),
+    ],
+)
+def test_address_is_trusted_when_it_lies_in_a_network(
+    address: str, networks_: tuple[IPNetwork, ...], expected: bool
+) -> None:
+    assert is_trusted(address, networks_) is expected
+
+
+OUTSIDE = st.ip_addresses(v=4, network="192.0.2.0/24").map(str) | st.ip_addresses(v=6, network="2001:db8::/32").map(str)
+INSIDE = st.ip_addresses(v=4, network="10.0.0.0/8").map(str) | st.ip_addresses(v=6, network="fd00::/8").map(str)
+SAID = st.lists(OUTSIDE | INSIDE | st.text(max_size=8) | st.just("[::1]:80"), max_size=5).map(", ".join)
+
+
+@given(said=SAID, peer=OUTSIDE)
+def test_nothing_that_an_untrusted_peer_says_changes_who_it_is(said: str, peer: str) -> None:
+    assert trace_caller(peer, {"x-forwarded-for": said}, PRIVATE) == (peer, (), False)
+
+
+@given(said=SAID, caller=OUTSIDE, proxies=st.lists(INSIDE, max_size=3), peer=INSIDE)
+def test_nothing_that_stands_before_an_untrusted_address_changes_the_result(
+    said: str, caller: str, proxies: list[str], peer: str
+) -> None:
+    written_by_proxies = ", ".join([caller, *proxies])
+
+    honest = trace_caller(peer, {"x-forwarded-for": written_by_proxies}, PRIVATE)
+    spoofed = trace_caller(peer, {"x-forwarded-for": f"{said}, {written_by_proxies}"}, PRIVATE)
+
+    assert honest == spoofed == (caller, (*proxies, peer), True)

@@ -1,0 +1,333 @@
+"""The services file: what may stand in it, what is filled in, and that each fault is told with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from limits import parse
+
+from gateway.services import Service, ServicesError, load_services, parse_address, parse_rate
+from gateway.settings import GatewaySettings, service_urls
+from tests.unit import parts
+
+Load = Callable[..., dict[str, Service]]
+FULL = """
+services:
+  students:
+    url: http://127.0.0.1:5005/
+    aliases: [student, pupils]
+    path: /v2/students/
+    public: true
+    roles: [admin, teacher]
+    cache: true
+    limits:
+      default: 1000/2hours
+      login: 5 per second
+    max_body: 512 KB
+    timeout_s: 2.5
+    connect_timeout_s: 0.5
+"""
+
+
+@pytest.fixture(scope="module")
+def settings() -> GatewaySettings:
+    return parts.settings(rate_limit_requests=7, rate_limit_window=30, request_timeout=9, max_request_size="1MB")
+
+
+@pytest.fixture
+def load(tmp_path: Path, settings: GatewaySettings) -> Load:
+    """Loads a file with this text."""
+
+    def load(text: str | bytes, urls: Mapping[str, str] | None = None) -> dict[str, Service]:
+        file = tmp_path / "s.yaml"
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return load_services(file, settings, urls or {})
+
+    return load
+
+
+@pytest.fixture
+def faults(load: Load, tmp_path: Path) -> Callable[..., list[str]]:
+    """What is wrong with a file, each fault without the folder."""
+
+    def faults(text: str | bytes, urls: Mapping[str, str] | None = None) -> list[str]:
+        with pytest.raises(ServicesError) as caught:
+            load(text, urls)
+        return [problem.replace(f"{tmp_path}/", "") for problem in caught.value.problems]
+
+    return faults
+
+
+def test_an_address_is_enough_and_everything_else_has_a_default(load: Load) -> None:
+    service = load("services: {things: {url: 'https://things.internal'}}")["things"]
+
+    assert service == Service(
+        name="things",
+        url="https://things.internal",
+        path="/things",
+        is_public=False,
+        roles=(),
+        is_cached=False,
+        limits={"default": parse("7 per 30 second")},
+        max_body_bytes=1 << 20,
+        timeout_s=9,
+        connect_timeout_s=2,
+    )
+
+
+def test_everything_in_the_file_is_taken_over(load: Load) -> None:
+    assert load(FULL)["students"] == Service(
+        name="students",
+        url="http://127.0.0.1:5005",
+        path="/v2/students",
+        is_public=True,
+        roles=("admin", "teacher"),
+        is_cached=True,
+        limits={"default": parse("1000/2hours"), "login": parse("5/second")},
+        max_body_bytes=512 << 10,
+        timeout_s=2.5,
+        connect_timeout_s=0.5,
+    )
+
+
+def test_a_slash_as_path_strips_the_prefix(load: Load) -> None:
+    assert load("services: {things: {url: 'http://h', path: /}}")["things"].path == ""
+
+
+def test_an_unknown_limit_is_the_default_one(load: Load) -> None:
+    service = load(FULL)["students"]
+
+    assert service.limit("login") == parse("5/second")
+    assert service.limit("export") == service.limit("default") == parse("1000/2hours")
+
+
+def test_the_shipped_file_is_valid(settings: GatewaySettings) -> None:
+    assert sorted(load_services(settings.gateway_services, settings, {})) == ["orders", "products", "users"]
+
+
+def test_entries_may_share_what_is_equal_by_yaml_anchors(load: Load) -> None:
+    text = "services:\n  a: &a {url: 'http://h', cache: true}\n  b:\n    <<: *a\n    url: http://i\n"
+
+    services = load(text)
+
+    assert [(service.url, service.is_cached) for service in services.values()] == [
+        ("http://h", True),
+        ("http://i", True),
+    ]
+
+
+@pytest.mark.parametrize("name", ["students", "student", "pupils"])
+def test_a_variable_overrides_the_address_by_name_or_alias(load: Load, name: str) -> None:
+    services = load(FULL, {name: "http://10.0.0.1:80"})
+
+    assert services.keys() == {"students"}
+    assert services["students"].url == "http://10.0.0.1:80"
+    assert services["students"].roles == ("admin", "teacher")
+
+
+def test_a_variable_adds_a_service_that_the_file_does_not_have(load: Load) -> None:
+    services = load(FULL, {"grade-books": "http://10.0.0.1:80"})
+
+    assert services.keys() == {"students", "grade-books"}
+    assert (services["grade-books"].path, services["grade-books"].is_public) == ("/grade-books", False)
+
+
+@pytest.mark.parametrize("names", [["students", "student", "pupils"], ["pupils", "student", "students"]])
+def test_of_several_variables_for_a_service_its_name_wins_and_then_the_first_alias(
+    load: Load, names: list[str]
+) -> None:
+    urls = {name: f"http://{name}" for name in names}
+
+    assert load(FULL, urls)["students"].url == "http://students"
+    del urls["students"]
+    assert load(FULL, urls)["students"].url == "http://student"
+
+
+def test_all_wrong_variables_are_told_at_once(faults: Callable[..., list[str]]) -> None:
+    urls = {"students": "nonsense", "grade-books": "ftp://h", "7up": "http://h"}
+
+    told = faults(FULL, urls)
+
+    assert [line.partition(":")[0] for line in told] == [
+        "STUDENTS_SERVICE_URL",
+        "GRADE_BOOKS_SERVICE_URL",
+        "7UP_SERVICE_URL",
+    ]
+
+
+def test_variables_are_read_from_the_environment_and_from_env_files(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("A_SERVICE_URL=http://file\nB_SERVICE_URL=http://file\nE_SERVICE_URL=http://file\n")
+    given = {"A_SERVICE_URL": "http://env", "GRADE_BOOKS_SERVICE_URL": " http://g ", "E_SERVICE_URL": ""}
+
+    with parts.clean_environment(**given, _SERVICE_URL="http://x", SERVICE_URL="http://x") as patch:
+        patch.chdir(tmp_path)
+        urls = service_urls()
+
+    assert urls == {"a": "http://env", "b": "http://file", "grade-books": "http://g"}
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ("", "1:1", "the file"),
+        ("# nothing\n", "1:1", "the file"),
+        ("- a\n", "1:1", "the file"),
+        ("text\n", "1:1", "the file"),
+        ("{}\n", "1:1", "services: Field required"),
+        ("services:\n", "1:1", "services"),
+        ("services: [a]\n", "1:1", "services"),
+        ("services: {}\nextra: 1\n", "2:1", "extra: nobody knows this key; known are services"),
+        ("services:\n  a:\n", "2:3", "services.a"),
+        ("services:\n  a: []\n", "2:3", "services.a"),
+        ("services:\n  a: {}\n", "2:3", "services.a.url: Field required"),
+        ("services:\n  a: {url: 'http://h', cach: true}\n", "2:24", "known are url, aliases"),
+        ("services:\n  a: {url: h}\n", "2:7", "must be an address like"),
+        ("services:\n  a: {url: 'http://h', public: maybe}\n", "2:24", "services.a.public"),
+        ("services:\n  a: {url: 'http://h', roles: admin}\n", "2:24", "services.a.roles"),
+        ("services:\n  a:\n    url: http://h\n    roles:\n    - ok\n    - {}\n", "6:7", "services.a.roles.1"),
+        ("services:\n  a: {url: 'http://h', limits: {default: 5}}\n", "2:33", "must be a rate like 100/minute"),
+        ("services:\n  a: {url: 'http://h', limits: 5/minute}\n", "2:24", "services.a.limits"),
+        ("services:\n  a: {url: 'http://h', max_body: 10XB}\n", "2:24", "must be a size like 10MB"),
+        ("services:\n  a: {url: 'http://h', timeout_s: 0}\n", "2:24", "greater than 0"),
+        ("services:\n  a: {url: 'http://h', timeout_s: soon}\n", "2:24", "services.a.timeout_s"),
+        ("services:\n  a: {url: 'http://h', path: x}\n", "2:24", "must begin with a slash"),
+        ("services:\n  a: {url: 'http://h', path: '/x?y'}\n", "2:24", "must begin with a slash"),
+        ("services:\n  a: {url: 'http://h', path: '/x y'}\n", "2:24", "must begin with a slash"),
+        ("services:\n  a: {url: 'http://h', path: '/../x'}\n", "2:24", "must begin with a slash"),
+        ("services:\n  Students: {url: 'http://h'}\n", "2:3", "services.Students"),
+        ("services:\n  a/b: {url: 'http://h'}\n", "2:3", "services.a/b"),
+        ("services:\n  1: {url: 'http://h'}\n", "2:3", "services.1"),
+        ("services:\n  ? [a, b]\n  : {url: 'http://h'}\n", "2:5", "a key must be text"),
+        ("services:\n  ? {a: b}\n  : {url: 'http://h'}\n", "2:5", "a key must be text"),
+        ("services:\n  a: {url: 'http://h'}\n  a: {url: 'http://i'}\n", "3:3", "the key 'a' stands twice"),
+        ("services:\n  a:\n    url: http://h\n    url: http://i\n", "4:5", "the key 'url' stands twice"),
+        ("services: [\n", "2:1", "stream end"),
+        ("services:\n\ta: 1\n", "2:1", "cannot start any token"),
+        ("services: *unknown\n", "1:11", "undefined alias"),
+        ("services: &a\n  x: *a\n", "1:11", "recursive"),
+        ("services: !!python/object/apply:os.getpid []\n", "1:11", "could not determine a constructor"),
+        ("services: {}\n---\nservices: {}\n", "2:1", "another document"),
+    ],
+    ids=ascii,
+)
+def test_each_fault_is_told_with_its_line_and_column(
+    faults: Callable[..., list[str]], text: str, place: str, words: str
+) -> None:
+    (fault,) = faults(text)
+
+    assert fault.startswith(f"s.yaml:{place}: ")
+    assert words in fault
+
+
+@pytest.mark.parametrize(("text", "words"), [(b"\xff\xfe\xfa", "not UTF-8"), (b"a: \x00", "special characters")])
+def test_a_file_that_is_not_text_is_told(faults: Callable[..., list[str]], text: bytes, words: str) -> None:
+    (fault,) = faults(text)
+
+    assert fault.startswith("s.yaml: ")
+    assert words in fault
+
+
+def test_a_missing_file_is_told(tmp_path: Path, settings: GatewaySettings) -> None:
+    with pytest.raises(ServicesError, match=r"missing\.yaml: can't be read \(No such file or directory\)"):
+        load_services(tmp_path / "missing.yaml", settings, {})
+
+
+def test_a_folder_instead_of_a_file_is_told(tmp_path: Path, settings: GatewaySettings) -> None:
+    with pytest.raises(ServicesError, match="Is a directory"):
+        load_services(tmp_path, settings, {})
+
+
+def test_all_faults_of_a_file_are_told_at_once(faults: Callable[..., list[str]]) -> None:
+    told = faults("services:\n  A: {url: 'http://h'}\n  b: {url: x, timeout_s: -1}\n  c: {}\nmore: 1\n")
+
+    assert sorted(line.split(" ")[0] for line in told) == [
+        "s.yaml:2:3:",
+        "s.yaml:3:15:",
+        "s.yaml:3:7:",
+        "s.yaml:4:3:",
+        "s.yaml:5:1:",
+    ]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://user:hunter2@h", "http://user:hunter2@h/path", "http://user:hunter2@h:99999", "user:hunter2@h"]
+)
+def test_a_password_in_an_address_is_refused_and_not_shown(faults: Callable[..., list[str]], url: str) -> None:
+    told = faults(f"services: {{a: {{url: '{url}'}}}}") + faults("services: {}", {"b": url})
+
+    assert len(told) == 2
+    assert not any("hunter2" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    "text", ["100/minute", "5 per second", "1000/2hours", "1/day", "10 per 5 minute", "7/month", "100/MINUTE"]
+)
+def test_a_rate_is_kept_as_it_was_written(text: str) -> None:
+    assert parse_rate(text) == text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "100",
+        100,
+        None,
+        True,
+        "fast",
+        "-1/minute",
+        "0/minute",  # would refuse everybody
+        "1.5/minute",
+        "5/fortnight",
+        "5/minute foo",
+        "5/minute;10/hour",  # only the first of them would count
+        "5/minute, 10/hour",
+        "5/minute|10/hour",
+    ],
+)
+def test_what_is_not_one_rate_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="must be a rate"):
+        parse_rate(value)
+
+
+@pytest.mark.parametrize(
+    "text", ["http://h", "https://h", "http://127.0.0.1:8000", "http://[::1]:8000", "http://a.b.svc.cluster.local:80"]
+)
+def test_an_address_loses_its_trailing_slash_only(text: str) -> None:
+    assert parse_address(text) == parse_address(f"{text}/") == text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "",
+        "h",
+        "h:80",
+        "//h",
+        "ftp://h",
+        "unix:///run/x",
+        "http://",
+        "http:///x",
+        "http://h/x",
+        "http://h?x",
+        "http://h?",
+        "http://h#x",
+        "http://h#",
+        "http://h:99999",
+        "http://h:port",
+        "http://h h",
+        " http://h",
+        "http://h\n",
+        "http://h\\x",
+        "http://[::1",
+        "http://ü",
+        "http://user@h",
+        "http://user:password@h",
+    ],
+)
+def test_what_is_not_an_address_is_refused(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^must"):
+        parse_address(value)
