@@ -95,7 +95,8 @@ def _engine(url: str, pool_size: int) -> Engine:
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # we begin transactions ourselves
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=0"):
-        connection.execute(f"PRAGMA {pragma}")
+        # whoever opens the file first recovers it, and locks the others out for a moment
+        _execute_patiently(connection, f"PRAGMA {pragma}")
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -104,10 +105,14 @@ def _begin_sqlite(connection: Connection) -> None:
         return
     raw = connection.connection.dbapi_connection
     assert isinstance(raw, sqlite3.Connection)
+    _execute_patiently(raw, "BEGIN IMMEDIATE")
+
+
+def _execute_patiently(connection: sqlite3.Connection, statement: str) -> None:
     give_up_at, wait_s = time.monotonic() + SQLITE_LOCK_WAIT_S, 0.001
     while True:
         try:
-            raw.execute("BEGIN IMMEDIATE")
+            connection.execute(statement)
             return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > give_up_at:

@@ -184,6 +184,8 @@ _BY_STATUS: Mapping[int, type[Problem]] = {
 }  # fmt: skip
 
 
+_PHRASES: Mapping[int, str] = {known.value: known.phrase for known in HTTPStatus}
+
 _PLAIN_WORDS: Mapping[int, str] = {
     400: "The request could not be understood; is its JSON well-formed?",
     404: "There is nothing at this address.",
@@ -194,9 +196,9 @@ _PLAIN_WORDS: Mapping[int, str] = {
 
 
 def reason(status: int) -> str:
-    """The reason phrase of a status code, as RFC 9110 spells it."""
+    """The reason phrase of a status code, as RFC 9110 spells it; that of its class for an unknown one."""
     renamed = {413: "Content Too Large", 422: "Unprocessable Content", 414: "URI Too Long"}
-    return renamed.get(status) or HTTPStatus(status).phrase
+    return renamed.get(status) or _PHRASES.get(status) or ("Bad Request" if status < 500 else "Internal Server Error")
 
 
 def for_status(
@@ -208,7 +210,8 @@ def for_status(
     if status == 401:
         return Unauthorized(detail)
     if status == 503:
-        return ServiceUnavailable(detail)
+        waits = [int(value) for name, value in headers if name.lower() == "retry-after" and value.isdecimal()]
+        return ServiceUnavailable(detail, retry_after_s=max(waits, default=1))
     kind = _BY_STATUS.get(status) or (BadRequest if 400 <= status < 500 else InternalError)
     return kind(detail, errors=errors, headers=tuple(headers))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import tempfile
+import threading
 from typing import Protocol
 
 from common import logs
@@ -54,7 +55,13 @@ def gunicorn_settings(component: str, bind: list[str], settings: Process) -> dic
 
 
 def _share_memory(_server: object) -> None:
-    """Just before the first fork: keep the collector from touching, and so copying, what the workers share."""
+    """Just before the first fork: keep the collector from touching, and so copying, what the workers share.
+
+    Threads don't survive a fork; those that only run for a moment (timers of the limits' memory storage) may end first.
+    """
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(timeout=1)
     gc.collect()
     gc.freeze()
 

@@ -33,6 +33,8 @@ from common.problems import Forbidden, Problem, ServiceUnavailable, Unauthorized
 ISSUER = "user_service"
 AUDIENCE = "shop"
 MAX_TOKEN_BYTES = 8192
+LEEWAY_S = 5  # for clocks that differ
+LATEST_S = 1e11  # Unix time; what expires later never does, and may not even be a float
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -158,7 +160,10 @@ def _verification_keys(document: object) -> Mapping[str, object]:
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
         raise ValueError("not a JWK set")
     keys = pyjwt.PyJWKSet.from_dict(document).keys
-    return {key.key_id: key.key for key in keys if key.key_id and key.key_type == "OKP"}
+    usable = {key.key_id: key.key for key in keys if key.key_id and key.key_type == "OKP"}
+    if not usable:
+        raise ValueError("no key that signs with EdDSA")
+    return usable
 
 
 class Verifier:
@@ -179,7 +184,7 @@ class Verifier:
             JWT_ENCODE_ISSUER=ISSUER,
             JWT_DECODE_AUDIENCE=AUDIENCE,
             JWT_ENCODE_AUDIENCE=AUDIENCE,
-            JWT_DECODE_LEEWAY=5,
+            JWT_DECODE_LEEWAY=LEEWAY_S,
         )
         JWTManager(app).decode_key_loader(self._key_for)
 
@@ -194,14 +199,14 @@ class Verifier:
         """The identity in `token`. Raises `InvalidToken` or `KeysUnavailable`."""
         if len(token) > MAX_TOKEN_BYTES:
             raise InvalidToken("The token is too long.")
-        digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         identity = self._cache.get(digest)
         if identity is None:
             identity = self._decode(token)
             self._cache[digest] = identity
             if len(self._cache) > self._max_cached:
                 self._cache.popitem(last=False)
-        elif identity.expires_at <= time.time():
+        elif identity.expires_at <= time.time() - LEEWAY_S:
             self._cache.pop(digest, None)
             raise InvalidToken("The token has expired.")
         else:
@@ -224,8 +229,10 @@ class Verifier:
 
 def _identity(claims: Mapping[str, object]) -> Identity:
     subject, expires_at, roles = claims.get("sub"), claims.get("exp"), claims.get("roles", [])
-    if not isinstance(subject, str) or not subject or not isinstance(expires_at, int | float):
-        raise InvalidToken("The token lacks a subject or an expiry.")
+    if not isinstance(subject, str) or not subject:
+        raise InvalidToken("The token lacks a subject.")
+    if not isinstance(expires_at, int | float) or not expires_at < LATEST_S:
+        raise InvalidToken("The token lacks an expiry.")
     if claims.get("type") != "access" or not isinstance(roles, list):
         raise InvalidToken("The token is not an access token.")
     name = _text(claims.get("username")) or subject

@@ -21,6 +21,13 @@ from common.logs import new_request_id
 
 log = structlog.get_logger("edge")
 
+# subclasses of ParseException in which the caller has no part
+_OURS = (
+    errors.ConfigurationProblem,
+    errors.InvalidResponseHeader,  # pyright: ignore[reportAttributeAccessIssue] - the stubs are older than gunicorn
+    errors.InvalidResponseHeaderName,  # pyright: ignore[reportAttributeAccessIssue] - as above
+)
+
 DISCARD_MAX_BYTES = 1 << 20
 DISCARD_TIMEOUT_S = 1.0
 IDLE_GRACE_S = 2.0
@@ -103,7 +110,7 @@ def parser_problem(error: BaseException) -> problems.Problem:
         return problems.NotImplementedProblem("The only transfer coding that is understood is chunked.")
     if isinstance(error, errors.InvalidRequestMethod):
         return problems.BadRequest("The request method is malformed.", code="MALFORMED_REQUEST")
-    if isinstance(error, errors.ParseException):
+    if isinstance(error, errors.ParseException) and not isinstance(error, _OURS):
         return problems.BadRequest("The request is not well-formed HTTP/1.1.", code="MALFORMED_REQUEST")
     return problems.InternalError("Something went wrong on our side; the request id finds it in our logs.")
 

@@ -34,9 +34,17 @@ BESIDES_SETTINGS = (
         "gateway",
         "Where order_service is. Any X_SERVICE_URL adds service x.",
     ),
-    ("POSTGRES_PASSWORD", "", "compose", "The password of Compose's PostgreSQL; by default a random one, made once."),
-    ("DEMO_DATA", "true", "compose", "`true` loads a demo catalogue and accounts that everybody knows (Compose)."),
+    ("GATEWAY_PUBLISH_ADDRESS", "127.0.0.1", "compose", "The address of this machine on which Compose publishes 5001."),
+    (
+        "DEMO_DATA",
+        "false",
+        "compose",
+        "Compose loads a demo catalogue and accounts with passwords that EVERYBODY KNOWS (admin/admin, alice and "
+        "bob/password123). Refused in production, and on any address but loopback: set it to false before others come.",
+    ),
 )
+FILLED_IN = {"ENVIRONMENT": "development", "DEMO_DATA": "true"}
+"""What `.env.example` sets: without it Compose runs a production system with an empty catalogue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +91,7 @@ def env_example() -> str:
     ]
     for variable in variables():
         default = f" Default: {variable.default}." if variable.default and not variable.instead_of else ""
-        lines += ["", f"# {variable.sentence}{default}", f"{variable.name}="]
+        lines += ["", f"# {variable.sentence}{default}", f"{variable.name}={FILLED_IN.get(variable.name, '')}"]
     return "\n".join(lines) + "\n"
 
 

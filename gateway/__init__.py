@@ -26,11 +26,13 @@ from gateway.settings import GatewaySettings, service_urls
 EXPLICIT = (users.bp, auth.bp, products.bp, orders.bp)
 """Blueprints whose policies are written by hand; services that stand only in the file get `configured.blueprint`."""
 
+EXPLICIT_NAMES = sorted({bp.service_name for bp in EXPLICIT})
+
 
 def create_app(given: GatewaySettings | None = None) -> Flask:
     """The gateway as a Flask app. Raises `SettingsError` and `ServicesError` with all that is wrong at once."""
     chosen = given or load(GatewaySettings, SOURCE)
-    services = load_services(chosen.gateway_services, chosen, service_urls())
+    services = load_services(chosen.gateway_services, chosen, service_urls(), needed=EXPLICIT_NAMES)
     logs.configure(SOURCE, level=chosen.log_level, log_format=chosen.log_format)
 
     app = Flask(__name__, static_folder=None)

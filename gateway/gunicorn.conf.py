@@ -5,6 +5,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import atexit  # noqa: E402
 import os  # noqa: E402
 import shutil  # noqa: E402
 import tempfile  # noqa: E402
@@ -12,19 +13,29 @@ from typing import Any  # noqa: E402
 
 # before prometheus_client is imported anywhere: it looks at this once
 _metrics_dir = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or tempfile.mkdtemp(prefix="gateway-metrics-")
-_metrics_dir_is_ours = not os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+
+
+def _remove_metrics(master: int) -> None:
+    if os.getpid() == master:
+        shutil.rmtree(_metrics_dir, ignore_errors=True)
+
+
+if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    # not gunicorn's on_exit: a start that fails never gets there, and after a reload this file sees the variable as set
+    atexit.register(_remove_metrics, os.getpid())
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = _metrics_dir
 
 from prometheus_client import multiprocess  # noqa: E402
 
 from common.serving import gunicorn_settings  # noqa: E402
 from common.settings import load_or_exit  # noqa: E402
+from gateway import EXPLICIT_NAMES  # noqa: E402
 from gateway.services import ServicesError, load_services  # noqa: E402
 from gateway.settings import GatewaySettings, service_urls  # noqa: E402
 
 _settings = load_or_exit(GatewaySettings, "gateway")
 try:
-    load_services(_settings.gateway_services, _settings, service_urls())
+    load_services(_settings.gateway_services, _settings, service_urls(), needed=EXPLICIT_NAMES)
 except ServicesError as error:
     raise SystemExit(f"gateway cannot start: {error}") from None
 
@@ -51,14 +62,13 @@ def on_starting(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """A worker that is stopping says so on /ready."""
-    worker.wsgi.extensions["gateway"].health.is_draining = lambda: not worker.alive
+    """A worker that is stopping says so on /ready. What gauges said before the fork was lost with it."""
+    runtime = worker.wsgi.extensions["gateway"]
+    runtime.health.is_draining = lambda: not worker.alive
+    runtime.metrics.limit_store_up(True)
+    for backend in runtime.backends.values():
+        backend.breaker.announce()
 
 
 def child_exit(server: Any, worker: Any) -> None:
     multiprocess.mark_process_dead(worker.pid)
-
-
-def on_exit(server: Any) -> None:
-    if _metrics_dir_is_ours:
-        shutil.rmtree(_metrics_dir, ignore_errors=True)

@@ -14,6 +14,7 @@ a second tries Redis again. Going down and coming back is one log line each and 
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ log = structlog.get_logger("limits")
 
 PROBE_INTERVAL_S = 1.0
 
-# KEYS: one log a bucket. ARGV: the request's id, its cost, then limit and window (microseconds) of each bucket.
+# KEYS: one log a bucket. ARGV: a name for this call, its cost, then limit and window (microseconds) of each bucket.
 # Answers {which bucket refused, or 0; then for each bucket: entries in it, microseconds until its oldest leaves}.
 _ACQUIRE = """
 local clock = redis.call('TIME')
@@ -122,9 +123,9 @@ class SlidingLog(RedisStorage):
         self._acquire = client.register_script(_ACQUIRE)
         self._look = client.register_script(_LOOK)
 
-    def acquire(self, buckets: Sequence[Bucket], request_id: str, cost: int = 1) -> Verdict:
+    def acquire(self, buckets: Sequence[Bucket], cost: int = 1) -> Verdict:
         """Count a request in all buckets, or in none when one of them is full. Raises `redis.RedisError`."""
-        arguments: list[str | int] = [request_id, cost]
+        arguments: list[str | int] = [_unique(), cost]
         for bucket in buckets:
             arguments += [bucket.rate.amount, bucket.window_us]
         answer = cast("list[int]", self._acquire([self.prefixed_key(bucket.key) for bucket in buckets], arguments))
@@ -135,8 +136,7 @@ class SlidingLog(RedisStorage):
         return rows[answer[0] - 1] if answer[0] else min(rows, key=lambda row: row.remaining)
 
     def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        unique = f"{time.time_ns()}-{id(object())}"
-        answer = self._acquire([self.prefixed_key(key)], [unique, amount, limit, expiry * 1_000_000])
+        answer = self._acquire([self.prefixed_key(key)], [_unique(), amount, limit, expiry * 1_000_000])
         return not cast("list[int]", answer)[0]
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
@@ -159,7 +159,7 @@ class Limits:
         """Whether Redis counts, as far as is known."""
         return not self._down_until
 
-    def hit(self, buckets: Sequence[Bucket], request_id: str) -> Verdict:
+    def hit(self, buckets: Sequence[Bucket]) -> Verdict:
         """Count one request against `buckets` (at least one). Never raises for a store that is away."""
         now = time.monotonic()
         if now < self._down_until:
@@ -167,7 +167,7 @@ class Limits:
         if self._down_until:
             self._down_until = now + PROBE_INTERVAL_S  # this request probes; the others don't wait for it
         try:
-            verdict = self._storage.acquire(buckets, request_id)
+            verdict = self._storage.acquire(buckets)
         except redis.RedisError as error:
             self._go_local(error)
             return self._hit_locally(buckets)
@@ -230,6 +230,11 @@ def too_many(name: str, rate: RateLimitItem, retry_after_s: int) -> TooManyReque
         headers=(("Retry-After", str(retry_after_s)),),
         limit=name,
     )
+
+
+def _unique() -> str:
+    """A member of a log. Not the request's id: a caller behind a proxy may choose that, and repeat it to count once."""
+    return os.urandom(8).hex()
 
 
 def _address_of_caller() -> str:

@@ -6,7 +6,7 @@ Every fault is found at once and told as `file:line:column`. The result is a tup
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +20,8 @@ from gateway.settings import GatewaySettings, parse_size
 
 DEFAULT_LIMIT = "default"
 NAME = r"^[a-z][a-z0-9-]{0,62}$"
+RESERVED = frozenset({"api", "auth", "docs", "health", "metrics", "openapi", "pages", "ready", "redoc", "services"})
+"""What the gateway itself answers under these names would be hidden by a service."""
 
 _EXTRA = re.compile(r"[?#]|[^!-~]")  # urllib3 tells an empty query from none only by our looking
 _PATH = re.compile(r"/[!-~]*")
@@ -56,6 +58,13 @@ Size = Annotated[int, BeforeValidator(parse_size)]
 Address = Annotated[str, BeforeValidator(parse_address)]
 
 
+def free_name(value: str) -> str:
+    """`value`, unless it is one of the gateway's own names. Raises `ValueError`."""
+    if value in RESERVED:
+        raise ValueError(f"the gateway itself uses the name {value}; call the service something else")
+    return value
+
+
 def _base_path(value: str) -> str:
     if not _PATH.fullmatch(value) or _NOT_IN_PATH.search(value):
         raise ValueError("must begin with a slash, like /students or /, and go out as it is")
@@ -88,7 +97,7 @@ class ServicesFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    services: dict[Annotated[str, Field(pattern=NAME)], ServiceEntry]
+    services: dict[Annotated[str, Field(pattern=NAME), AfterValidator(free_name)], ServiceEntry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +128,20 @@ class ServicesError(Exception):
         super().__init__("the services file has problems:" + "".join(f"\n  {problem}" for problem in problems))
 
 
-def load_services(path: Path, settings: GatewaySettings, urls: Mapping[str, str]) -> dict[str, Service]:
-    """The services of the file, with the addresses of `urls` (see `settings.service_urls`) laid over them."""
+def load_services(
+    path: Path, settings: GatewaySettings, urls: Mapping[str, str], *, needed: Iterable[str] = ()
+) -> dict[str, Service]:
+    """The services of the file, with the addresses of `urls` (see `settings.service_urls`) laid over them.
+
+    `needed` are those without which there is no start, because their routes are written in code.
+    """
     entries = dict(_parse(path).services)
     problems: list[str] = []
     for name, url in urls.items():
         owner = next((known for known, entry in entries.items() if name in (known, *entry.aliases)), "")
         try:
             address = parse_address(url)
-            if not owner and not re.fullmatch(NAME, name):
+            if not owner and not re.fullmatch(NAME, free_name(name)):
                 raise ValueError(f"a service can't be called {name}")
         except ValueError as error:
             problems.append(f"{name.upper().replace('-', '_')}_SERVICE_URL: {error}")
@@ -137,6 +151,7 @@ def load_services(path: Path, settings: GatewaySettings, urls: Mapping[str, str]
         # of several variables for one service its own name wins, then the first alias
         elif name == next(known for known in (owner, *entries[owner].aliases) if known in urls):
             entries[owner] = entries[owner].model_copy(update={"url": address})
+    problems += [f"{path}: needs an entry {name}, for its routes are fixed" for name in needed if name not in entries]
     if problems:
         raise ServicesError(problems)
     return {name: _fill(name, entry, settings) for name, entry in entries.items()}

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
+import redis
 from dotenv import dotenv_values
-from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from common.settings import OptionalText, Secret, Settings
@@ -42,6 +43,15 @@ def parse_networks(value: object) -> tuple[IPNetwork, ...]:
     return tuple(networks)
 
 
+def check_redis_url(value: str) -> str:
+    """Raises `ValueError` for what no client could be made from. The value may hold a password."""
+    try:
+        redis.ConnectionPool.from_url(value)
+    except ValueError:
+        raise ValueError("must be an address like redis://localhost:6379/0, rediss://... or unix://...") from None
+    return value
+
+
 class GatewaySettings(Settings):
     """What the gateway reads from its environment; services are described in `services.yaml`."""
 
@@ -65,7 +75,7 @@ class GatewaySettings(Settings):
     workers: int | None = Field(
         None, ge=1, le=64, validation_alias="WEB_CONCURRENCY", description="Worker processes; by default one a core."
     )
-    redis_url: str = Field(
+    redis_url: Annotated[str, AfterValidator(check_redis_url)] = Field(
         "redis://localhost:6379/0", description="Redis or Valkey, for what the workers share: limits and cache."
     )
     redis_pool_size: int = Field(20, ge=1, le=1000, description="Connections to Redis, for each worker.")

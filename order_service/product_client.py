@@ -115,9 +115,7 @@ class ProductClient:
             headers["X-Request-ID"] = request_id
 
         def send() -> requests.Response:
-            return self._session.request(
-                method, self._url + path, headers=headers, json=body, timeout=self._timeouts_s, allow_redirects=False
-            )
+            return self._session.request(method, self._url + path, headers=headers, json=body, timeout=self._timeouts_s)
 
         try:
             answer = _again_on_a_lost_connection(send)

@@ -57,4 +57,4 @@ def _write_once(path: Path, value: str, mode: int) -> bool:
 
 if __name__ == "__main__":
     made = make_all(ROOM)
-    print(f"{len(made)} secrets were made." if made else "All secrets are there already.")
+    print(f"Secrets made: {', '.join(str(path.relative_to(ROOM)) for path in made) or 'none, all are there already'}.")

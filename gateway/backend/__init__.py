@@ -29,7 +29,7 @@ from urllib3.exceptions import EmptyPoolError, HTTPError, MaxRetryError, NewConn
 from common.http import tuned_session
 from common.problems import BadGateway, GatewayTimeout, Problem, ServiceUnavailable
 from gateway.backend.breaker import Breaker, BreakerOpen
-from gateway.backend.transport import DoubtfulFraming, RawTargetAdapter, prepare, raw_answer
+from gateway.backend.transport import DoubtfulFraming, RawTargetAdapter, discard, prepare, raw_answer
 from gateway.exchange import Answer, Body, CallerGone
 from gateway.observability.metrics import Metrics
 from gateway.services import Service
@@ -127,7 +127,7 @@ class Backend:
             try:
                 content = raw.read(decode_content=False)
             except BaseException:
-                raw.close()
+                discard(raw)
                 raise
             raw.release_conn()
             return Answer(raw.status, headers, (content,))
@@ -210,4 +210,4 @@ class _Stream:
         if self._is_whole:
             self._raw.release_conn()
         else:
-            self._raw.close()  # an unread rest must not meet the next request on this connection
+            discard(self._raw)  # an unread rest must not meet the next request on this connection

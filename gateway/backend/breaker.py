@@ -51,12 +51,17 @@ class Breaker:
             throw_new_error_on_trip=False,  # else the last failure's cause is lost
             name=service,
         )
-        metrics.breaker(service, instance, "closed")
+        self._metrics, self._labels = metrics, (service, instance)
+        self.announce()
 
     @property
     def state(self) -> str:
         """`closed`, `open` or `half-open`."""
         return self._breaker.current_state
+
+    def announce(self) -> None:
+        """Show the state as a metric, also while nothing changes it."""
+        self._metrics.breaker(*self._labels, self.state)
 
     @contextmanager
     def calling(self) -> Generator[None]:
@@ -106,6 +111,11 @@ class _Counts(pybreaker.CircuitMemoryStorage, pybreaker.CircuitBreakerListener):
         self._is_silent = isinstance(error, CallerGone | EmptyPoolError)
         return self._is_silent
 
+    @pybreaker.CircuitMemoryStorage.opened_at.setter
+    def opened_at(self, datetime: datetime) -> None:
+        if self.state != pybreaker.STATE_OPEN:  # what began before the breaker opened and fails late is no news
+            self._opened_at = datetime
+
     def reset_counter(self) -> None:
         if not self._is_silent:
             super().reset_counter()
@@ -128,5 +138,5 @@ class _Announcer(pybreaker.CircuitBreakerListener):
         before = old_state.name if old_state else "none"
         if before == new_state.name:
             return  # calls that were under way when the breaker opened fail one by one afterwards
-        log.warning("breaker", service=self._service, instance=self._instance, state=new_state.name, before=before)
+        log.warning("breaker", to=self._service, instance=self._instance, state=new_state.name, before=before)
         self._metrics.breaker(self._service, self._instance, new_state.name)

@@ -155,9 +155,16 @@ def raw_answer(response: requests.Response) -> HTTPResponse:
     is_length_sound = not lengths or (len(lengths) == 1 and lengths[0].isascii() and lengths[0].isdigit())
     is_coding_sound = not codings or (codings == ["chunked"] and not lengths)
     if raw.status < 200 or not (is_length_sound and is_coding_sound):  # 101: nobody asked for an upgrade
-        raw.close()
+        discard(raw)
         raise DoubtfulFraming(f"status {raw.status}, lengths {lengths}, codings {codings}")
     return raw
+
+
+def discard(raw: HTTPResponse) -> None:
+    """Close the connection of an answer that nobody reads on, and give its place in the pool back: `close` alone would
+    keep that place for ever."""
+    raw.close()
+    raw.release_conn()
 
 
 class DoubtfulFraming(Exception):

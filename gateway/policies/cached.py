@@ -33,7 +33,7 @@ def cached(handler: Handler) -> Handler:
             return _kept(exchange, found.entry)
         if wish.only_if_cached:
             raise GatewayTimeout("Nothing is kept for this address, and only that was asked for.", code="NOT_CACHED")
-        reason = "bypass" if not (wish.may_use or wish.may_keep) else "stale" if found.entry else "miss"
+        reason = "bypass" if not (wish.may_use or wish.may_keep) else _why_not(found.entry)
         answer = handler(exchange)
         stored = wish.may_keep and _keep(exchange, address, answer, found)
         _say(exchange, answer, f"gateway; fwd={reason}" + ("; stored" if stored else ""), reason)
@@ -43,12 +43,20 @@ def cached(handler: Handler) -> Handler:
 
 
 def _address(exchange: Exchange) -> str:
-    return f"{exchange.service.name} {exchange.target.after(exchange.prefix_segments)}?{exchange.target.query or ''}"
+    query = "" if exchange.target.query is None else f"?{exchange.target.query}"
+    return f"{exchange.service.name} {exchange.target.after(exchange.prefix_segments)}{query}"
 
 
 def _is_good(entry: Entry, wish: rules.Wish) -> bool:
     young_enough = wish.max_age_s is None or entry.age_s <= wish.max_age_s
     return wish.may_use and young_enough and entry.left_s > wish.min_fresh_s
+
+
+def _why_not(entry: Entry | None) -> str:
+    """RFC 9211, 2.2: `request` means that the entry is fresh, but not good enough for what the caller asked for."""
+    if entry is None:
+        return "miss"
+    return "request" if entry.left_s > 0 else "stale"
 
 
 def _kept(exchange: Exchange, entry: Entry) -> Answer:
@@ -67,7 +75,9 @@ def _kept(exchange: Exchange, entry: Entry) -> Answer:
 
 def _keep(exchange: Exchange, address: str, answer: Answer, found: Found) -> bool:
     """Whether the answer was kept. Only a body that is here already can be: one tuple of bytes, not a stream."""
-    headers = {name.lower(): value for name, value in answer.headers}
+    headers: dict[str, str] = {}
+    for name, value in answer.headers:  # repeated fields are one list: a "no-store" may stand in the second line
+        headers[name.lower()] = f"{headers[name.lower()]}, {value}" if name.lower() in headers else value
     lifetime_s = rules.lifetime_s(answer.status, headers, authorized="authorization" in exchange.headers)
     if found.clock is None or not lifetime_s or not isinstance(answer.body, tuple):
         return False
@@ -90,7 +100,7 @@ def _keep(exchange: Exchange, address: str, answer: Answer, found: Found) -> boo
 
 
 def _invalidate(exchange: Exchange, answer: Answer) -> Answer:
-    groups = rules.groups(answer.header(INVALIDATION))
+    groups = rules.groups(", ".join(value for name, value in answer.headers if name.lower() == INVALIDATION))
     if rules.invalidates(exchange.method, answer.status):
         exchange.runtime.cache.invalidate([_address(exchange)], groups)
     answer.headers = [(name, value) for name, value in answer.headers if name.lower() != INVALIDATION]

@@ -29,7 +29,7 @@ def _policy(name: str) -> Policy:
     def decorate(handler: Handler) -> Handler:
         @wraps(handler)
         def counted(exchange: Exchange) -> Answer:
-            verdict = exchange.runtime.limits.hit(_buckets(exchange, name), exchange.request_id)
+            verdict = exchange.runtime.limits.hit(_buckets(exchange, name))
             exchange.answer_headers += verdict.headers()
             if not verdict.is_allowed:
                 exchange.notes["limit"] = verdict.bucket.name

@@ -16,12 +16,13 @@ import redis
 from deploy.local.valkey import Valkey
 from tests.support import wire
 from tests.support.ports import free_port, free_ports
-from tests.support.processes import Process
+from tests.support.processes import Process, wait_until
 from tests.support.received import Received
 from tests.support.stub import StubService
 from tests.support.tokens import KeyPair, claims, jwks
 from tests.support.wire import Pairs, RawAnswer
 
+LAST_EVENTS = {"request", "request_refused", "request_failed"}
 JWKS_PATH = "/.well-known/jwks.json"
 ISSUED = {"iss": "user_service", "aud": "shop"}
 KEYS = KeyPair.generate("key-1")
@@ -91,6 +92,8 @@ class Gateway:
     def start(self) -> Self:
         self.stub.json[JWKS_PATH] = jwks(KEYS)
         self.process.start()
+        workers = int(self.env["WEB_CONCURRENCY"])
+        wait_until(lambda: len(self.process.children()) == workers, f"{workers} workers", timeout_s=15)
         return self
 
     def __enter__(self) -> Self:
@@ -123,9 +126,18 @@ class Gateway:
         return [received for received in self.stub.requests if received.path != JWKS_PATH]
 
     def log_of(self, answer: RawAnswer) -> list[dict[str, object]]:
-        """The log lines with an answer's request id."""
+        """The log lines with an answer's request id, once the last of them is there: it follows the last byte."""
         request_id = answer.header("X-Request-ID")
-        return [line for line in self.process.json_log() if line.get("request_id") == request_id]
+
+        def lines() -> list[dict[str, object]]:
+            return [line for line in self.process.json_log() if line.get("request_id") == request_id]
+
+        wait_until(lambda: any(line["event"] in LAST_EVENTS for line in lines()), f"the access line of {request_id}")
+        return lines()
+
+    def wait_for_metric(self, sample: str) -> None:
+        """Return once the metrics have this sample: a request is counted after its last byte."""
+        wait_until(lambda: sample in self.operations("/metrics").body.decode(), sample, timeout_s=3)
 
     def events(self, event: str) -> list[dict[str, object]]:
         """The log lines called `event`."""

@@ -1,4 +1,4 @@
-"""The breaker: opens after failures in a row, lets one trial through, closes; it never makes callers wait for each other.
+"""The breaker opens after failures in a row, lets one trial through, and closes; callers never wait for each other.
 
 One worker, for each worker has breakers of its own; one service a test, for each service has one.
 """
@@ -64,7 +64,7 @@ def gateway(breaking: Gateway) -> Generator[Gateway]:
 
 def states(gateway: Gateway, service: str) -> list[object]:
     """What the log tells of a breaker, in order."""
-    return [line["state"] for line in gateway.events("breaker") if line["service"] == service]
+    return [line["state"] for line in gateway.events("breaker") if line["to"] == service]
 
 
 def gauge(gateway: Gateway, service: str) -> float:
@@ -107,7 +107,7 @@ def test_half_open_lets_one_call_through_while_it_is_slow(gateway: Gateway) -> N
     with ThreadPoolExecutor(6) as threads:
         trial = threads.submit(gateway.get, "/trial/slow/1")
         gateway.stub.wait_for_requests(FAILURES + 1)
-        others = list(threads.map(lambda _: gateway.get("/trial/echo"), range(5)))
+        others = list(threads.map(gateway.get, ["/trial/echo"] * 5))
         half_open = gauge(gateway, "trial")
         answer = trial.result()
 

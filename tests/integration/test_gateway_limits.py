@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -54,8 +55,6 @@ def gateway(limited: Gateway) -> Generator[Gateway]:
 def test_of_150_requests_at_once_exactly_the_limit_pass(gateway: Gateway) -> None:
     def three(_number: int) -> list[int]:
         return [gateway.get("/burst/x").status for _ in range(3)]
-
-    from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(50) as threads:
         seen = sorted(status for triple in threads.map(three, range(50)) for status in triple)

@@ -42,6 +42,8 @@ def proxied(behind_proxies: Gateway) -> Gateway:
         "X-Rewrite-URL",
         "X-HTTP-Method-Override",
         "X_User_Id",
+        "X_Api_Key",
+        "Content_Length",
         "X_Forwarded_For",
         "X-User_Roles",
         "Transfer_Encoding",

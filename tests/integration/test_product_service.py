@@ -54,7 +54,7 @@ ADMIN = bearer("boss", "admin")
 
 
 def service(name: str, directory: Path, database_url: str, **more: str) -> Service:
-    """`name` with its schema made, not started yet."""
+    """`name` with its schema made, and found to be what the models say, not started yet."""
     port = free_port()
     kind = name.removesuffix("_service").upper()
     env = {
@@ -66,8 +66,9 @@ def service(name: str, directory: Path, database_url: str, **more: str) -> Servi
         "SERVICE_SECRET": SERVICE_SECRET,
         **more,
     }
-    upgrade = [sys.executable, "-m", "flask", "--app", name, "db", "upgrade"]
-    subprocess.run(upgrade, cwd=ROOT, env=clean_environment(env), check=True, capture_output=True)
+    for command in ("upgrade", "check"):
+        argv = [sys.executable, "-m", "flask", "--app", name, "db", command]
+        subprocess.run(argv, cwd=ROOT, env=clean_environment(env), check=True, capture_output=True)
     url = f"http://127.0.0.1:{port}"
     conf = f"{name}/gunicorn.conf.py"
     process = Process.gunicorn(f"{name}.wsgi:app", conf=conf, directory=directory, env=env, ready_url=f"{url}/ready")
@@ -206,6 +207,21 @@ def test_an_order_called_off_while_it_is_being_reserved_keeps_no_stock(products:
 
     assert {answer.status_code for answer in answers} <= {200, 204, 409}
     assert stock_of(products, product_id) == 5
+
+
+def test_reservations_released_many_times_at_once_give_their_stock_back_once(products: Service) -> None:
+    product_id = add_product(products, 20)
+    orders = [uuid4() for _ in range(4)]
+    for order_id in orders:
+        _reserve(products, order_id, (product_id, 5))
+
+    def release(number: int) -> requests.Response:
+        return products.call("DELETE", f"/reservations/{orders[number // 6]}", headers=order_service_speaks())
+
+    answers = at_once(24, release)
+
+    assert _statuses(answers) == {204: 24}
+    assert stock_of(products, product_id) == 20
 
 
 def test_a_hold_expires_by_itself_and_is_given_back_once(hasty: Service) -> None:

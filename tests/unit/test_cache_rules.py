@@ -113,6 +113,7 @@ def test_delta_seconds_are_digits_and_bounded(value: str | None, expected: int |
         ("max-age=60, immutable, unknown=1", 60),
         (r'max-age=60, x="\"", private', 0),
         ('max-age=60, x="a, private', 0),
+        (r'max-age=60, x="\"", private, y="\""', 0),
         ("public", 0),  # no heuristic
         ("", 0),
         (None, 0),

@@ -225,6 +225,7 @@ def test_the_store_going_away_is_one_warning_and_it_is_used_again_when_it_is_bac
     fragile.kill()
     with capture_logs() as logs:
         found = [store.look_up(ADDRESS) for _ in range(20)]
+        store.invalidate([ADDRESS], [])
     fragile.start()
 
     assert found == [NOTHING] * 20

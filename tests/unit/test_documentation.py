@@ -83,3 +83,20 @@ def test_no_file_names_a_package_index_or_a_path_of_one_machine() -> None:
 
 def sources() -> list[Path]:
     return [path for folder in OURS for path in (ROOT / folder).rglob("*.py")]
+
+
+def test_every_promise_names_a_test_that_exists() -> None:
+    rows = re.findall(r"\| \[`(\w+)`\]\(\.\./(tests/[\w/]+\.py)\) \|", (ROOT / "docs/contract.md").read_text())
+
+    missing = [(file, name) for name, file in rows if f"def {name}(" not in (ROOT / file).read_text()]
+
+    assert len(rows) > 60
+    assert missing == []
+
+
+def test_the_rooms_that_the_architecture_names_exist() -> None:
+    table = (ROOT / "docs/architecture.md").read_text().partition("## Rooms")[2].partition("## What is shared")[0]
+    named = re.findall(r"^\| `([\w./]+)`", table, re.MULTILINE)
+
+    assert len(named) > 10
+    assert [room for room in named if not (ROOT / room).exists()] == []

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from common.db import Database
-from common.models import new_id
 from order_service.checkout import Checkout, Outcome
 from order_service.orders import Orders, UnknownOrder
 from order_service.product_client import (
@@ -337,6 +336,17 @@ def test_an_order_that_is_tried_in_vain_waits_longer_each_time(bench: Bench) -> 
     assert tried_after_s == [10, 20, 40, 80, 140]
 
 
+def test_of_two_who_saw_an_order_due_only_one_gets_it(bench: Bench) -> None:
+    bench.shop.fates = ["ok", "lost before"]
+    bench.place()
+    (seen,) = bench.orders.due(now=LATER, limit=9)
+
+    claims = [bench.orders.claim(seen, now=LATER) for _ in range(2)]
+
+    assert claims == [True, False]
+    assert bench.orders.due(now=LATER, limit=9) == []
+
+
 def test_reconcilers_that_come_at_once_do_each_order_once(bench: Bench) -> None:
     for _ in range(4):
         bench.shop.fates = ["ok", "lost before"]
@@ -363,7 +373,7 @@ def test_orders_are_paged_newest_first_and_only_ones_own(bench: Bench) -> None:
     assert (of_everybody, cancelled) == (4, 0)
 
 
-@pytest.mark.parametrize("order_id", [new_id(), "garbage", ""])
+@pytest.mark.parametrize("order_id", ["6f9619ff-8b86-4d01-b42d-00c04fc964ff", "garbage", ""])
 def test_an_order_nobody_has_placed_is_unknown(bench: Bench, order_id: str) -> None:
     with pytest.raises(UnknownOrder):
         bench.orders.get(order_id)

@@ -92,7 +92,7 @@ def test_somebody_elses_order_does_not_exist_but_for_administrators(
     assert bob.get_json()["code"] == "ORDER_NOT_FOUND"
 
 
-@pytest.mark.parametrize("order_id", ["1", "abc", "%00", "x" * 5000, str(uuid4()) + "0"])
+@pytest.mark.parametrize("order_id", ["1", "abc", "%00", "x" * 5000, "6f9619ff-8b86-4d01-b42d-00c04fc964ff0"])
 def test_an_id_that_is_none_is_404(client: FlaskClient, order_id: str) -> None:
     assert client.get(f"/orders/{order_id}", headers=ADA).status_code == 404
 

@@ -42,6 +42,7 @@ def _found(products: Products, **query: object) -> list[str]:
         ({"q": "MUG"}, ["mug", "Mug_blue"]),
         ({"q": "ISLANDS"}, ["Atlas"]),
         ({"q": "übergrosse"}, ["Übergroße Tasse"]),
+        ({"q": "ÜBERGROSSE"}, ["Übergroße Tasse"]),
         ({"q": "%"}, ["mug"]),
         ({"q": "_"}, ["Mug_blue"]),
         ({"q": "/"}, []),
