@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import tempfile
 import threading
+from collections.abc import Callable
 from typing import Protocol
+
+import gevent
+from gunicorn.workers.base import Worker
 
 from common import logs
 
@@ -52,6 +57,20 @@ def gunicorn_settings(component: str, bind: list[str], settings: Process) -> dic
         "control_socket_disable": True,  # its default path is one per user, so two masters fight for it
         "worker_tmp_dir": _memory_backed_dir(),
     }
+
+
+def repeat(worker: Worker, work: Callable[[], None], interval_s: float) -> None:
+    """Do `work`, which does not raise, about every `interval_s` in a greenlet, until `worker` begins to stop.
+
+    Any number of workers and hosts may do so at once; the jitter keeps them from coming at the same moment.
+    """
+
+    def go_on() -> None:
+        while worker.alive:
+            gevent.sleep(interval_s * random.uniform(0.75, 1.25))
+            work()
+
+    gevent.spawn(go_on)
 
 
 def _share_memory(_server: object) -> None:

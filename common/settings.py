@@ -110,11 +110,28 @@ def load(settings: type[S], component: str, **overrides: object) -> S:
         loaded = settings(_secrets_dir=secrets_dir, **overrides)  # pyright: ignore[reportCallIssue] - pydantic-settings
     except ValidationError as error:
         # include_input=False: the value may be a secret
-        problems = [_sentence(settings, item) for item in error.errors(include_url=False, include_input=False)]
+        faults = error.errors(include_url=False, include_input=False)
+        problems = [_sentence(settings, fault) for fault in faults]
+        wrong = {str(fault["loc"][0]) for fault in faults if fault["loc"]}
+        problems += _contradictions_besides(settings, wrong, {"_secrets_dir": secrets_dir, **overrides})
         raise SettingsError(component, problems) from None
     if contradictions := tuple(loaded.contradictions()):
         raise SettingsError(component, contradictions)
     return loaded
+
+
+def _contradictions_besides(settings: type[Settings], wrong: set[str], given: dict[str, object]) -> Iterable[str]:
+    """What contradicts itself among the values that are right: the wrong ones count as if they were the defaults."""
+    defaults = {
+        name: field.get_default()
+        for field_name, field in settings.model_fields.items()
+        for name in (field_name, *environment_names(field_name, field))
+        if name in wrong and not field.is_required()
+    }
+    try:
+        return tuple(settings(**{**given, **defaults}).contradictions())  # pyright: ignore[reportArgumentType] - dynamic
+    except ValidationError:
+        return ()  # a required one is missing; that was told
 
 
 def load_or_exit(settings: type[S], component: str) -> S:

@@ -4,12 +4,14 @@ from gevent import monkey
 
 monkey.patch_all()
 
+from functools import partial  # noqa: E402
+
 from flask import Flask  # noqa: E402
 from gunicorn.workers.base import Worker  # noqa: E402
 
-from common.serving import gunicorn_settings  # noqa: E402
+from common.serving import gunicorn_settings, repeat  # noqa: E402
 from common.settings import load_or_exit  # noqa: E402
-from order_service import reconciler  # noqa: E402
+from order_service.reconciler import reconcile  # noqa: E402
 from order_service.settings import OrderSettings  # noqa: E402
 
 settings = load_or_exit(OrderSettings, OrderSettings.name)
@@ -21,4 +23,4 @@ def post_worker_init(worker: Worker) -> None:
     app = worker.wsgi
     assert isinstance(app, Flask)
     app.extensions["health"].is_draining = lambda: not worker.alive
-    reconciler.spawn(worker, app.extensions["checkout"], settings.reconcile_interval)
+    repeat(worker, partial(reconcile, app.extensions["checkout"]), settings.reconcile_interval)

@@ -4,13 +4,15 @@ from gevent import monkey
 
 monkey.patch_all()
 
+from functools import partial  # noqa: E402
+
 from flask import Flask  # noqa: E402
 from gunicorn.workers.base import Worker  # noqa: E402
 
-from common.serving import gunicorn_settings  # noqa: E402
+from common.serving import gunicorn_settings, repeat  # noqa: E402
 from common.settings import load_or_exit  # noqa: E402
-from product_service import sweeper  # noqa: E402
 from product_service.settings import ProductSettings  # noqa: E402
+from product_service.sweeper import sweep  # noqa: E402
 
 settings = load_or_exit(ProductSettings, ProductSettings.name)
 globals().update(gunicorn_settings(ProductSettings.name, [f"{settings.service_host}:{settings.port}"], settings))
@@ -21,4 +23,4 @@ def post_worker_init(worker: Worker) -> None:
     app = worker.wsgi
     assert isinstance(app, Flask)
     app.extensions["health"].is_draining = lambda: not worker.alive
-    sweeper.spawn(worker, app.extensions["reservations"], settings.reservation_sweep_interval)
+    repeat(worker, partial(sweep, app.extensions["reservations"]), settings.reservation_sweep_interval)

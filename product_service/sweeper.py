@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import random
-
-import gevent
 import structlog
-from gunicorn.workers.base import Worker
 
 from common.models import utc_now
 from product_service.reservations import Reservations
 
 log = structlog.get_logger("sweeper")
-
-
-def spawn(worker: Worker, reservations: Reservations, interval_s: float) -> None:
-    """Sweep until `worker` begins to stop. Any number of workers and hosts may do so at once."""
-
-    def sweep_on() -> None:
-        while worker.alive:
-            gevent.sleep(interval_s * random.uniform(0.75, 1.25))  # else all workers come at the same moment
-            sweep(reservations)
-
-    gevent.spawn(sweep_on)
 
 
 def sweep(reservations: Reservations) -> None:

@@ -141,6 +141,8 @@ def test_methods_and_paths_of_callers_do_not_multiply_the_series(gateway: Gatewa
 
 
 def test_metrics_page_is_valid(gateway: Gateway) -> None:
+    gateway.get("/kept/x")
+
     answer = gateway.operations("/metrics")
 
     assert answer.header("Content-Type") == "text/plain; version=0.0.4; charset=utf-8"

@@ -134,7 +134,10 @@ def test_counts_survive_a_renewal_and_a_killed_worker(start_gateway: GatewayFact
         gateway.get("/open/x")
 
     (old,) = gateway.process.children()
-    os.kill(old, signal.SIGKILL)
+    with gateway.connect() as lost:
+        lost.send(wire.request_bytes("GET", "/open/slow/5"))
+        gateway.stub.wait_for_requests(6)
+        os.kill(old, signal.SIGKILL)
     wait_until(lambda: gateway.process.children() not in ([], [old]), "a new worker", timeout_s=15)
     wait_until(lambda: answers(gateway), "the new worker to answer", timeout_s=15)
     gateway.process.hup()

@@ -26,7 +26,8 @@ from tests.support.ports import free_port
 from tests.support.processes import wait_until
 from tests.unit import parts
 
-TIMEOUT_MS = 100
+TIMEOUT_MS = 200
+WAITED_S = 0.9 * TIMEOUT_MS / 1000
 CLOCK_ERROR_S = 0.02
 
 
@@ -282,13 +283,12 @@ def test_a_frozen_store_costs_one_timeout_a_second_and_nobody_is_failed(fragile:
     with capture_logs() as logs:
         while (began := time.monotonic()) < ends_at:
             assert worker.hit(plenty).is_allowed
-            if (elapsed_s := time.monotonic() - began) > TIMEOUT_MS / 2000:
+            if (elapsed_s := time.monotonic() - began) > WAITED_S:
                 slow.append(elapsed_s)
             time.sleep(0.002)
     fragile.thaw()
 
     assert len(slow) == 2
-    assert sum(slow) < 6 * TIMEOUT_MS / 1000
     assert [line["event"] for line in logs] == ["limits_local"]
 
 
@@ -301,7 +301,7 @@ def test_while_one_request_probes_a_frozen_store_the_others_do_not_wait(fragile:
     def timed(_number: int) -> bool:
         began = time.monotonic()
         worker.hit(plenty)
-        return time.monotonic() - began > TIMEOUT_MS / 2000
+        return time.monotonic() - began > WAITED_S
 
     with ThreadPoolExecutor(10) as threads:
         waited = sum(threads.map(timed, range(50)))

@@ -258,6 +258,17 @@ def test_production_refuses_what_it_cannot_run_with_all_at_once(env: Env) -> Non
     ]
 
 
+def test_wrong_values_do_not_hide_what_contradicts_itself(env: Env) -> None:
+    problems = env.problems(GatewaySettings, ENVIRONMENT="production", DEBUG="1", RATE_LIMIT_WINDOW="soon")
+
+    assert sorted(problem.partition(":")[0] for problem in problems) == [
+        "DEBUG",
+        "RATE_LIMIT_WINDOW",
+        "REDIS_URL",
+        "USER_SERVICE_URL or AUTH_SERVICE_URL",
+    ]
+
+
 def test_production_refuses_a_service_without_database_and_secret(env: Env) -> None:
     problems = env.problems(ThingSettings, ENVIRONMENT="production", DEBUG="1")
 
