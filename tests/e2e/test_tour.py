@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from tests.support.processes import wait_until
 from tests.support.shop import Shop, shell
 
 
@@ -86,11 +87,15 @@ def test_one_request_id_joins_the_log_lines_of_all_processes(shop: Shop) -> None
     answer = shop.call("POST", "/orders", token=token, json={"lines": [{"product_id": 5, "quantity": 1}]})
 
     request_id = answer.headers["X-Request-ID"]
-    shop.process.wait_for_log("path=/orders status=201")
-    writers = {line.split("|")[0].strip() for line in shop.process.log().splitlines() if request_id in line}
+    wait_until(lambda: len(lines_of(shop, request_id)) >= 4, "the lines of all processes", timeout_s=5)
+    writers = {line.split("|")[0].strip() for line in lines_of(shop, request_id)}
     assert writers >= {"gateway", "order", "product"}
 
 
 def stock_of(shop: Shop, product_id: int) -> int:
     stock: int = shop.call("GET", f"/products/{product_id}").json()["stock"]
     return stock
+
+
+def lines_of(shop: Shop, request_id: str) -> list[str]:
+    return [line for line in shop.process.log().splitlines() if request_id in line]

@@ -50,7 +50,7 @@ def client(app: APIFlask) -> FlaskClient:
 def _bearer(subject: str, *roles: str) -> Headers:
     now = int(time.time())
     claims = {"sub": subject, "roles": list(roles), "iss": "user_service", "aud": "shop", "type": "access"}
-    token = jwt.encode(claims | {"iat": now, "exp": now + 60, "jti": str(uuid4())}, SECRET, "HS256")
+    token = jwt.encode(claims | {"iat": now, "exp": now + 86_400, "jti": str(uuid4())}, SECRET, "HS256")
     return {"Authorization": f"Bearer {token}"}
 
 
