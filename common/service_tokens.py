@@ -24,10 +24,10 @@ TOKEN_TYPE = "service+jwt"  # noqa: S105 - the header's `typ`, not a secret
 LIFETIME_S = 60
 
 
-def mint(secret: str, *, issuer: str, audience: str) -> str:
-    """A token that lets `issuer` call `audience` for the next minute."""
+def mint(secret: str, *, issuer: str, audience: str, lifetime_s: int = LIFETIME_S) -> str:
+    """A token that lets `issuer` call `audience` for the next minute, or as long as is said."""
     now = int(time.time())
-    claims = {"iss": issuer, "aud": audience, "iat": now, "exp": now + LIFETIME_S}
+    claims = {"iss": issuer, "aud": audience, "iat": now, "exp": now + lifetime_s}
     return jwt.encode(claims, secret, algorithm="HS256", headers={"typ": TOKEN_TYPE})
 
 

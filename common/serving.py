@@ -44,7 +44,7 @@ def gunicorn_settings(component: str, bind: list[str], settings: Process) -> dic
         "worker_connections": 2000,
         "timeout": 60,  # a worker whose loop stands still that long is replaced; slow requests are no reason
         "graceful_timeout": GRACEFUL_TIMEOUT_S,
-        "keepalive": 20,  # below graceful_timeout, above the 5 s for which the gateway lets a connection idle
+        "keepalive": 20,  # below graceful_timeout, above the time for which the gateway lets a connection idle
         "http_parser": "python",  # the C parser is laxer: bare LF, obs-fold, two spaces
         "limit_request_line": 8190,
         "limit_request_fields": 100,

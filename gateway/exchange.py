@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol, cast
 
 from common.problems import BadRequest, PayloadTooLarge, Problem
 from common.tokens import Identity, InvalidToken, KeysUnavailable, bearer_token
@@ -37,6 +37,13 @@ class Answer:
     status: int
     headers: HeaderList
     body: Iterable[bytes]
+    instance_url: str = ""  # where it came from
+
+    def close(self) -> None:
+        """Nobody will read the body."""
+        close = getattr(self.body, "close", None)
+        if close is not None:
+            close()
 
     def header(self, name: str) -> str | None:
         """The first field called `name` (lower case)."""
@@ -61,21 +68,36 @@ class CallerGone(Exception):
 
 
 SPOOL_IN_MEMORY_BYTES = 256 << 10
+TAKEN_IN_BYTES = 64 << 10
 
 
 @dataclass(slots=True)
 class Body:
-    """The request's body, read once, from first to last.
+    """The request's body, read from first to last.
 
-    `length` is what Content-Length said, or None for a chunked body. `bound` must come before the first `read`; it
-    takes in a chunked body (in memory, past 256 KB in a temporary file), so that from then on the length is known
-    and the service is not touched by a body that turns out too long.
+    `length` is what Content-Length said, or None for a chunked body. `bound` must come before the first `read`. It
+    takes in a body that is short or chunked (in memory, past 256 KB in a temporary file): so the length is known, the
+    service is not touched by a body that turns out too long, none of its connections waits for a caller who is slow
+    with a few bytes, and such a body can be sent again. A long one with a length streams, once.
     """
 
     reader: Reader
     length: int | None
     is_bounded: bool = False
+    is_taken_in: bool = False
     read_bytes: int = 0
+
+    @property
+    def is_at_start(self) -> bool:
+        """Nothing of it has been read from here."""
+        return self.read_bytes == 0
+
+    def rewind(self) -> bool:
+        """Go back to the start, where that can be done. Whether it is there now."""
+        if not self.is_at_start and self.is_taken_in:
+            cast("IO[bytes]", self.reader).seek(0)
+            self.read_bytes = 0
+        return self.is_at_start
 
     def check_length(self, limit_bytes: int) -> None:
         """Raises `PayloadTooLarge` when the announced length is over the limit; reads nothing."""
@@ -87,18 +109,24 @@ class Body:
         if self.is_bounded:
             return
         self.check_length(limit_bytes)
-        if self.length is None:
-            spool: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY_BYTES)  # noqa: SIM115 - outlives us
-            size = 0
-            while piece := self._read_piece(min(65536, limit_bytes + 1 - size)):
-                size += len(piece)
-                if size > limit_bytes:
-                    spool.close()
-                    raise too_large(limit_bytes)
-                spool.write(piece)
-            spool.seek(0)
-            self.reader, self.length = spool, size
+        if self.length is None or 0 < self.length <= TAKEN_IN_BYTES:
+            self._take_in(limit_bytes)
         self.is_bounded = True
+
+    def _take_in(self, limit_bytes: int) -> None:
+        announced, size = self.length, 0
+        spool: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY_BYTES)  # noqa: SIM115 - outlives us
+        while piece := self._read_piece(min(65536, limit_bytes + 1 - size)):
+            size += len(piece)
+            if size > limit_bytes:
+                spool.close()
+                raise too_large(limit_bytes)
+            spool.write(piece)
+        if announced not in (None, size):
+            spool.close()
+            raise CallerGone("the body ended early")
+        spool.seek(0)
+        self.reader, self.length, self.is_taken_in = spool, size, True
 
     def read(self, size: int = -1) -> bytes:
         """The next bytes, b"" at the end. Raises `CallerGone` when the body ends before its announced length."""

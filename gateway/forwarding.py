@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from http.cookies import Morsel, SimpleCookie
+
+from gateway.backend import Call
 from gateway.exchange import Answer, CallerGone, Exchange, refuse_torn_body
 from gateway.headers import incoming_answer_headers, outgoing_headers
 
@@ -12,7 +15,7 @@ def forward(exchange: Exchange) -> Answer:
     1. Take in the body as far as its length is not known, so that a body that is too long never reaches the service.
     2. Replace the public prefix of the path by the service's own; the rest stays as the caller wrote it.
     3. Drop the fields that belong to the caller's connection or that only we may set, and set ours.
-    4. Send, by the backend's rules for connections, time-outs and breakers.
+    4. Send, by the backend's rules for instances, time-outs, breakers and retries.
     5. Clean the answer's fields in the same way.
     """
     service = exchange.service
@@ -25,13 +28,25 @@ def forward(exchange: Exchange) -> Answer:
         headers = outgoing_headers(  # 3
             exchange.headers, exchange.forwarding, _identity_headers(exchange), exchange.request_id
         )
-        answer = backend.send(exchange.method, target, headers, exchange.body)  # 4
+        call = Call(exchange.method, target, headers, exchange.body, _hash_key(exchange))
+        answer = backend.send(call)  # 4
     except CallerGone as error:
         raise refuse_torn_body() from error
     finally:
         exchange.body.close()
-    answer.headers = incoming_answer_headers(answer.headers, service.url)  # 5
+    answer.headers = incoming_answer_headers(answer.headers, answer.instance_url)  # 5
     return answer
+
+
+def _hash_key(exchange: Exchange) -> str:
+    """What the `hash` balancer goes by: the same caller, or the same field or cookie, gets the same instance."""
+    kind, _, name = exchange.service.hash_by.partition(":")
+    if kind == "header":
+        return exchange.headers.get(name.lower(), "")
+    if kind == "cookie":
+        return SimpleCookie(exchange.headers.get("cookie", "")).get(name, Morsel[str]()).value or ""
+    identity = exchange.identity if kind == "user" else None
+    return identity.user_id if identity else exchange.forwarding.caller
 
 
 def _identity_headers(exchange: Exchange) -> list[tuple[str, str]]:

@@ -67,7 +67,8 @@ def post_worker_init(worker: Any) -> None:
     runtime.health.is_draining = lambda: not worker.alive
     runtime.metrics.limit_store_up(True)
     for backend in runtime.backends.values():
-        backend.breaker.announce()
+        for instance in backend.instances:
+            instance.breaker.announce()
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -9,16 +9,19 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from limits import RateLimitItem, parse, parse_many
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from urllib3.util import parse_url
 
 from gateway.settings import GatewaySettings, parse_size
 
 DEFAULT_LIMIT = "default"
+Strategy = Literal["round-robin", "least-requests", "peak-ewma", "hash"]
+"""How a balancer chooses, see `backend.balancing`."""
+
 NAME = r"^[a-z][a-z0-9-]{0,62}$"
 RESERVED = frozenset({"api", "auth", "docs", "health", "metrics", "openapi", "pages", "ready", "redoc", "services"})
 """What the gateway itself answers under these names would be hidden by a service."""
@@ -76,7 +79,21 @@ class ServiceEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    url: Address = Field(description="Where the service is: http://host:port. X_SERVICE_URL overrides it.")
+    url: Address | None = Field(None, description="Where the service is: http://host:port. X_SERVICE_URL overrides it.")
+    instances: list[Address] = Field(default_factory=list, description="Instead of `url`: several addresses.")
+    balance: Strategy = Field(
+        "round-robin", description="Who gets the next request: round-robin, least-requests, peak-ewma or hash."
+    )
+    hash_by: str = Field(
+        "user",
+        pattern=r"^(user|address|header:[A-Za-z0-9-]+|cookie:[A-Za-z0-9_-]+)$",
+        description="What `hash` goes by: user (else the address), address, header:NAME or cookie:NAME.",
+    )
+    retries: int = Field(1, ge=0, le=5, description="How many more instances may be tried, where that can't hurt.")
+    retry_on: list[Annotated[int, Field(ge=500, le=599)]] = Field(
+        default_factory=lambda: [502, 503, 504], description="Statuses after which another instance is tried."
+    )
+    retry_budget: float = Field(0.2, ge=0, le=1, description="Retries, as a share of the requests, at most.")
     aliases: list[str] = Field(default_factory=list, description="More names under which X_SERVICE_URL may set it.")
     path: Annotated[str, AfterValidator(_base_path)] | None = Field(
         None, description="What the service itself calls its prefix; default: the same as here. `/` strips it."
@@ -89,7 +106,20 @@ class ServiceEntry(BaseModel):
     )
     max_body: Size | None = Field(None, description="The largest request body; default: MAX_REQUEST_SIZE.")
     timeout_s: float | None = Field(None, gt=0, le=3600, description="Default: REQUEST_TIMEOUT.")
+    try_timeout_s: float | None = Field(None, gt=0, le=3600, description="For one try; default: all of `timeout_s`.")
     connect_timeout_s: float | None = Field(None, gt=0, le=60, description="Default: CONNECT_TIMEOUT.")
+
+    @model_validator(mode="after")
+    def _has_an_address(self) -> Self:
+        if (self.url is None) == (not self.instances):
+            raise ValueError("needs either url or instances")
+        if len(set(self.addresses)) < len(self.addresses):
+            raise ValueError("the same instance stands twice")
+        return self
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return (self.url,) if self.url else tuple(self.instances)
 
 
 class ServicesFile(BaseModel):
@@ -105,15 +135,21 @@ class Service:
     """One service behind the gateway, every number filled in."""
 
     name: str
-    url: str
+    instances: tuple[str, ...]  # addresses, at least one
     path: str  # what replaces the public prefix on the way to the service: "" or "/students"
     is_public: bool
     roles: tuple[str, ...]
     is_cached: bool
     limits: Mapping[str, RateLimitItem]
     max_body_bytes: int
-    timeout_s: float
+    timeout_s: float  # for all tries together
+    try_timeout_s: float
     connect_timeout_s: float
+    balance: Strategy
+    hash_by: str
+    retries: int
+    retry_on: frozenset[int]
+    retry_budget: float
 
     def limit(self, name: str) -> RateLimitItem:
         """The rate called `name`, or the service's default one."""
@@ -140,17 +176,17 @@ def load_services(
     for name, url in urls.items():
         owner = next((known for known, entry in entries.items() if name in (known, *entry.aliases)), "")
         try:
-            address = parse_address(url)
+            addresses = [parse_address(part.strip()) for part in url.split(",")]
             if not owner and not re.fullmatch(NAME, free_name(name)):
                 raise ValueError(f"a service can't be called {name}")
         except ValueError as error:
             problems.append(f"{name.upper().replace('-', '_')}_SERVICE_URL: {error}")
             continue
         if not owner:
-            entries[name] = ServiceEntry.model_validate({"url": address})
+            entries[name] = ServiceEntry.model_validate({"instances": addresses})
         # of several variables for one service its own name wins, then the first alias
         elif name == next(known for known in (owner, *entries[owner].aliases) if known in urls):
-            entries[owner] = entries[owner].model_copy(update={"url": address})
+            entries[owner] = entries[owner].model_copy(update={"url": None, "instances": addresses})
     problems += [f"{path}: needs an entry {name}, for its routes are fixed" for name in needed if name not in entries]
     if problems:
         raise ServicesError(problems)
@@ -162,7 +198,7 @@ def _fill(name: str, entry: ServiceEntry, settings: GatewaySettings) -> Service:
     rates.setdefault(DEFAULT_LIMIT, parse(f"{settings.rate_limit_requests} per {settings.rate_limit_window} second"))
     return Service(
         name=name,
-        url=entry.url,
+        instances=entry.addresses,
         path=f"/{name}" if entry.path is None else entry.path,
         is_public=entry.public,
         roles=tuple(entry.roles),
@@ -170,7 +206,13 @@ def _fill(name: str, entry: ServiceEntry, settings: GatewaySettings) -> Service:
         limits=rates,
         max_body_bytes=settings.max_request_size if entry.max_body is None else entry.max_body,
         timeout_s=entry.timeout_s or settings.request_timeout,
+        try_timeout_s=entry.try_timeout_s or entry.timeout_s or settings.request_timeout,
         connect_timeout_s=entry.connect_timeout_s or settings.connect_timeout,
+        balance=entry.balance,
+        hash_by=entry.hash_by,
+        retries=entry.retries,
+        retry_on=frozenset(entry.retry_on),
+        retry_budget=entry.retry_budget,
     )
 
 
@@ -222,7 +264,8 @@ def _words(fault: Mapping[str, Any]) -> str:
     if fault["type"] == "extra_forbidden":
         known = ", ".join(ServiceEntry.model_fields if len(fault["loc"]) > 1 else ServicesFile.model_fields)
         return f"{where}: nobody knows this key; known are {known}"
-    here = f" (here: {fault['input']!r})" if "@" not in str(fault["input"]) else ""  # a password may stand there
+    is_telling = not isinstance(fault["input"], dict) and "@" not in str(fault["input"])  # a password may stand there
+    here = f" (here: {fault['input']!r})" if is_telling else ""
     return f"{where}: {str(fault['msg']).removeprefix('Value error, ')}{here}"
 
 

@@ -16,9 +16,9 @@ import hashlib
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-Strategy = Literal["round-robin", "least-requests", "peak-ewma", "hash"]
+from gateway.services import Strategy
 
 
 class Candidate(Protocol):

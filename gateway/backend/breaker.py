@@ -59,6 +59,19 @@ class Breaker:
         """`closed`, `open` or `half-open`."""
         return self._breaker.current_state
 
+    @property
+    def admits(self) -> bool:
+        """Whether a call would be let through just now."""
+        state = self._breaker.current_state
+        if state == pybreaker.STATE_CLOSED:
+            return True
+        return not self._trial.locked() and (state == pybreaker.STATE_HALF_OPEN or self._time_left_s() <= 0)
+
+    @property
+    def seconds_left(self) -> int:
+        """What to tell a caller who is refused: whole seconds, at least 1."""
+        return max(1, math.ceil(self._time_left_s()))
+
     def announce(self) -> None:
         """Show the state as a metric, also while nothing changes it."""
         self._metrics.breaker(*self._labels, self.state)
@@ -77,16 +90,16 @@ class Breaker:
                 permit = self._breaker.calling()
                 permit.__enter__()
             except pybreaker.CircuitBreakerError:
-                raise BreakerOpen(self._seconds_left()) from None
+                raise BreakerOpen(self.seconds_left) from None
             with _entered(permit):
                 yield
         finally:
             self._trial.release()
 
-    def _seconds_left(self) -> int:
+    def _time_left_s(self) -> float:
         opened_at = self._breaker._state_storage.opened_at  # pyright: ignore[reportPrivateUsage] - no public way
         elapsed_s = (datetime.now(UTC) - opened_at).total_seconds() if opened_at else 0.0
-        return max(1, math.ceil(self._recovery_s - elapsed_s))
+        return self._recovery_s - elapsed_s
 
 
 @contextmanager

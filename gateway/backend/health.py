@@ -22,25 +22,25 @@ class InstanceHealth:
     """
 
     def __init__(self, services: Iterable[Service]) -> None:
-        self._services = tuple(services)
+        self._instances = [(service.name, url) for service in services for url in service.instances]
         self._session = tuned_session(pool_size=4)
         self._rows: list[dict[str, str | float]] = []
         self._asked_at = float("-inf")
 
     def rows(self) -> list[dict[str, str | float]]:
         if time.monotonic() - self._asked_at >= HEALTH_KEPT_S:
-            asked = [gevent.spawn(self._ask, service) for service in self._services]
+            asked = [gevent.spawn(self._ask, service, url) for service, url in self._instances]
             gevent.joinall(asked)
             self._rows = [greenlet.get() for greenlet in asked]
             self._asked_at = time.monotonic()
         return self._rows
 
-    def _ask(self, service: Service) -> dict[str, str | float]:
+    def _ask(self, service: str, url: str) -> dict[str, str | float]:
         began = time.perf_counter()
         try:
-            status = self._session.get(f"{service.url}/health", timeout=HEALTH_TIMEOUT_S).status_code
+            status = self._session.get(f"{url}/health", timeout=HEALTH_TIMEOUT_S).status_code
             state = "up" if status < 500 else "failing"
         except requests.RequestException:
             state = "down"
         elapsed_ms = round((time.perf_counter() - began) * 1000, 1)
-        return {"service": service.name, "url": service.url, "status": state, "latency_ms": elapsed_ms}
+        return {"service": service, "url": url, "status": state, "latency_ms": elapsed_ms}

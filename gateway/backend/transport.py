@@ -12,7 +12,9 @@ What differs from the stock adapter, and why:
 from __future__ import annotations
 
 import http.client
+import math
 import re
+import time
 from collections.abc import Iterable
 from email.errors import FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect
 from typing import IO, Any, cast
@@ -26,6 +28,7 @@ from urllib3.util import SKIP_HEADER
 from gateway.exchange import Body
 
 POOL_WAIT_S = 2.0
+LONGEST_IDLE_S = 1.5  # gunicorn itself keeps connections for 2 s by default, others for longer
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # folded lines too (RFC 9112, 5.2)
 _MALFORMED = (FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect)
@@ -106,18 +109,27 @@ class _HTTPSConnection(_RawTarget, HTTPSConnection):
     pass
 
 
-class _BoundedWait:
-    """Mixed into urllib3's pools: a full pool is waited for, but not for ever. Raises `EmptyPoolError`."""
+class _CarefulPool:
+    """Mixed into urllib3's pools. A full pool is waited for, but not for ever: raises `EmptyPoolError`. A connection
+    that idled for longer than servers commonly keep one open is not used again: it may be closing just now."""
 
     def _get_conn(self, timeout: float | None = None) -> Any:
-        return super()._get_conn(timeout or POOL_WAIT_S)  # pyright: ignore[reportAttributeAccessIssue] - mixin
+        connection = super()._get_conn(timeout or POOL_WAIT_S)  # pyright: ignore[reportAttributeAccessIssue] - mixin
+        if time.monotonic() - getattr(connection, "idle_since", math.inf) > LONGEST_IDLE_S:
+            connection.close()  # it connects anew when it is used
+        return connection
+
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None:
+            conn.idle_since = time.monotonic()
+        super()._put_conn(conn)  # pyright: ignore[reportAttributeAccessIssue] - mixin
 
 
-class _HTTPPool(_BoundedWait, HTTPConnectionPool):
+class _HTTPPool(_CarefulPool, HTTPConnectionPool):
     ConnectionCls = _HTTPConnection  # pyright: ignore[reportAssignmentType] - the mixin hides its base from the checker
 
 
-class _HTTPSPool(_BoundedWait, HTTPSConnectionPool):
+class _HTTPSPool(_CarefulPool, HTTPSConnectionPool):
     ConnectionCls = _HTTPSConnection  # pyright: ignore[reportAssignmentType] - as above
 
 

@@ -19,6 +19,7 @@ from common.codes import CODES
 from common.health import Check, Health, page
 from common.problems import NotFound, Problem
 from common.tokens import JwkSetKeys, Keys
+from gateway.backend import Call
 from gateway.blueprints import flask_response, proxied
 from gateway.exchange import EXCHANGE, SOURCE, Answer, Body, Exchange
 from gateway.observability.metrics import CONTENT_TYPE
@@ -75,7 +76,7 @@ def openapi(name: str) -> Response:
     if backend is None:
         raise NotFound(f"There is no service {name} here.", code="SERVICE_NOT_FOUND")
     nothing = Body(exchange.body.reader, 0, is_bounded=True)
-    answer = backend.send("GET", "/openapi.json", [("X-Request-ID", exchange.request_id)], nothing)
+    answer = backend.send(Call("GET", "/openapi.json", [("X-Request-ID", exchange.request_id)], nothing))
     kept = [(key, value) for key, value in answer.headers if key.lower() in ("content-type", "content-length")]
     return flask_response(Answer(answer.status, kept, answer.body))
 
@@ -110,7 +111,10 @@ def services() -> Response:
             "name": service.name,
             "prefixes": sorted({route.prefix for route in runtime.router.routes if route.service is service}),
             "routes": [f"{','.join(r.methods)} /{r.prefix}{r.template}" for r in _routes(runtime, service)],
-            "instances": [{"url": service.url, "breaker": runtime.backends[service.name].breaker.state}],
+            "instances": [
+                {"url": instance.url, "breaker": instance.breaker.state, "in_flight": instance.in_flight}
+                for instance in runtime.backends[service.name].instances
+            ],
         }
         for service in runtime.services.values()
     ]

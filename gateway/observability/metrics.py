@@ -35,6 +35,7 @@ class Metrics:
         )
         self._in_flight = gauge("gateway_requests_in_flight", "Requests being answered now.", mode="livesum")
         self._calls = counter("gateway_backend_calls", "Calls to services, by outcome.", "service", "outcome")
+        self._retries = counter("gateway_retries", "Tries at another instance, by why.", "service", "reason")
         self._breakers = gauge(
             "gateway_breaker_state", "0 closed, 1 half-open, 2 open.", "service", "instance", mode="mostrecent"
         )
@@ -59,6 +60,9 @@ class Metrics:
 
     def called(self, service: str, outcome: str) -> None:
         self._calls.labels(service, outcome).inc()
+
+    def retried(self, service: str, reason: str) -> None:
+        self._retries.labels(service, reason).inc()
 
     def breaker(self, service: str, instance: str, state: str) -> None:
         self._breakers.labels(service, instance).set(BREAKER_STATES[state])

@@ -181,7 +181,7 @@ def test_many_failures_at_once_are_one_change_of_state(gateway: Gateway) -> None
 
 def tear_a_body(gateway: Gateway, service: str) -> int:
     with gateway.connect() as connection:
-        connection.send(wire.request_bytes("POST", f"/{service}/torn", [("Content-Length", "100")]) + b"half")
+        connection.send(wire.request_bytes("POST", f"/{service}/torn", [("Content-Length", "100000")]) + b"half")
         connection.finish_sending()
         return connection.answer().status
 

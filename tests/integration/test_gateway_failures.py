@@ -96,6 +96,22 @@ def test_service_that_restarts_on_its_port_is_used_again_at_once(gateway: Gatewa
     assert len([received for received in gateway.arrived if received.method == "POST"]) == 8
 
 
+def test_callers_who_are_slow_with_a_few_bytes_hold_no_connection_to_the_service(start_gateway: GatewayFactory) -> None:
+    gateway = start_gateway(WEB_CONCURRENCY="1", BACKEND_POOL_SIZE="2")
+    ready(gateway)
+    head = b"POST /open/echo HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n12345"
+
+    with wire.Connection(gateway.port) as first, wire.Connection(gateway.port) as second:
+        for stalled in (first, second):
+            stalled.send(head)
+        others = statuses([gateway.get("/open/echo") for _ in range(4)])
+        first.send(b"67890")
+        late = first.answer(to="POST")
+
+    assert others == [200] * 4
+    assert late.json()["body"] == "1234567890"
+
+
 def test_full_pool_is_waited_for_and_then_told_as_busy(start_gateway: GatewayFactory) -> None:
     gateway = start_gateway(WEB_CONCURRENCY="1", BACKEND_POOL_SIZE="2", CIRCUIT_BREAKER_FAILURE_THRESHOLD="1")
     ready(gateway)

@@ -55,7 +55,7 @@ def test_services_page_lists_every_service_with_its_instance(gateway: Gateway) -
     assert isinstance(rows, list)
     assert {row["name"] for row in rows} >= {"users", "orders", "products", "students"}
     (products,) = [row for row in rows if row["name"] == "products"]
-    assert products["instances"] == [{"url": gateway.stub.url, "breaker": "closed"}]
+    assert products["instances"] == [{"url": gateway.stub.url, "breaker": "closed", "in_flight": 0}]
     assert "GET /products/" in products["routes"]
 
 

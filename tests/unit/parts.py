@@ -59,7 +59,7 @@ def service(name: str = "things", **changes: object) -> Service:
     """A service without anything special."""
     fields: dict[str, object] = {
         "name": name,
-        "url": "http://127.0.0.1:1",
+        "instances": ("http://127.0.0.1:1",),
         "path": f"/{name}",
         "is_public": True,
         "roles": (),
@@ -67,7 +67,13 @@ def service(name: str = "things", **changes: object) -> Service:
         "limits": {"default": parse("1000/minute")},
         "max_body_bytes": 1 << 20,
         "timeout_s": 1.0,
+        "try_timeout_s": 1.0,
         "connect_timeout_s": 1.0,
+        "balance": "round-robin",
+        "hash_by": "user",
+        "retries": 1,
+        "retry_on": frozenset({502, 503, 504}),
+        "retry_budget": 0.2,
     }
     return Service(**{**fields, **changes})  # pyright: ignore[reportArgumentType] - the table above has the types
 

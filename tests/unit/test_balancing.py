@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.backend.balancing import Balancer, PeakEwma, Strategy
+from gateway.backend.balancing import Balancer, PeakEwma
+from gateway.services import Strategy
 
 STRATEGIES: tuple[Strategy, ...] = ("round-robin", "least-requests", "peak-ewma", "hash")
 

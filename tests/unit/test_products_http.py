@@ -53,7 +53,8 @@ def _bearer(*roles: str) -> Headers:
 
 ADMIN = _bearer("admin")
 ORDERS = {
-    "Authorization": "Bearer " + service_tokens.mint(SERVICE_SECRET, issuer="order_service", audience="product_service")
+    "Authorization": "Bearer "
+    + service_tokens.mint(SERVICE_SECRET, issuer="order_service", audience="product_service", lifetime_s=86_400)
 }
 
 

@@ -27,7 +27,13 @@ services:
       login: 5 per second
     max_body: 512 KB
     timeout_s: 2.5
+    try_timeout_s: 1
     connect_timeout_s: 0.5
+    balance: hash
+    hash_by: header:X-Tenant
+    retries: 2
+    retry_on: [503]
+    retry_budget: 0.1
 """
 
 
@@ -65,7 +71,7 @@ def test_an_address_is_enough_and_everything_else_has_a_default(load: Load) -> N
 
     assert service == Service(
         name="things",
-        url="https://things.internal",
+        instances=("https://things.internal",),
         path="/things",
         is_public=False,
         roles=(),
@@ -73,14 +79,20 @@ def test_an_address_is_enough_and_everything_else_has_a_default(load: Load) -> N
         limits={"default": parse("7 per 30 second")},
         max_body_bytes=1 << 20,
         timeout_s=9,
+        try_timeout_s=9,
         connect_timeout_s=2,
+        balance="round-robin",
+        hash_by="user",
+        retries=1,
+        retry_on=frozenset({502, 503, 504}),
+        retry_budget=0.2,
     )
 
 
 def test_everything_in_the_file_is_taken_over(load: Load) -> None:
     assert load(FULL)["students"] == Service(
         name="students",
-        url="http://127.0.0.1:5005",
+        instances=("http://127.0.0.1:5005",),
         path="/v2/students",
         is_public=True,
         roles=("admin", "teacher"),
@@ -88,7 +100,13 @@ def test_everything_in_the_file_is_taken_over(load: Load) -> None:
         limits={"default": parse("1000/2hours"), "login": parse("5/second")},
         max_body_bytes=512 << 10,
         timeout_s=2.5,
+        try_timeout_s=1,
         connect_timeout_s=0.5,
+        balance="hash",
+        hash_by="header:X-Tenant",
+        retries=2,
+        retry_on=frozenset({503}),
+        retry_budget=0.1,
     )
 
 
@@ -112,10 +130,30 @@ def test_entries_may_share_what_is_equal_by_yaml_anchors(load: Load) -> None:
 
     services = load(text)
 
-    assert [(service.url, service.is_cached) for service in services.values()] == [
-        ("http://h", True),
-        ("http://i", True),
+    assert [(service.instances, service.is_cached) for service in services.values()] == [
+        (("http://h",), True),
+        (("http://i",), True),
     ]
+
+
+def test_several_instances_stand_in_a_list_in_the_file_or_by_comma_in_a_variable(load: Load) -> None:
+    text = "services: {things: {instances: ['http://a:1', 'http://b:2']}}"
+
+    assert load(text)["things"].instances == ("http://a:1", "http://b:2")
+    assert load(text, {"things": "http://c:3, http://d:4"})["things"].instances == ("http://c:3", "http://d:4")
+    assert load(text, {"others": "http://e:5,http://f:6"})["others"].instances == ("http://e:5", "http://f:6")
+
+
+@pytest.mark.parametrize(
+    ("entry", "fault"),
+    [
+        ("{url: 'http://a', instances: ['http://b']}", "needs either url or instances"),
+        ("{instances: ['http://a', 'http://a/']}", "the same instance stands twice"),
+        ("{instances: []}", "needs either url or instances"),
+    ],
+)
+def test_addresses_that_make_no_sense_are_told(faults: Callable[[str], list[str]], entry: str, fault: str) -> None:
+    assert faults(f"services: {{things: {entry}}}") == [f"s.yaml:1:12: services.things: {fault}"]
 
 
 @pytest.mark.parametrize("name", ["students", "student", "pupils"])
@@ -123,7 +161,7 @@ def test_a_variable_overrides_the_address_by_name_or_alias(load: Load, name: str
     services = load(FULL, {name: "http://10.0.0.1:80"})
 
     assert services.keys() == {"students"}
-    assert services["students"].url == "http://10.0.0.1:80"
+    assert services["students"].instances == ("http://10.0.0.1:80",)
     assert services["students"].roles == ("admin", "teacher")
 
 
@@ -140,9 +178,9 @@ def test_of_several_variables_for_a_service_its_name_wins_and_then_the_first_ali
 ) -> None:
     urls = {name: f"http://{name}" for name in names}
 
-    assert load(FULL, urls)["students"].url == "http://students"
+    assert load(FULL, urls)["students"].instances == ("http://students",)
     del urls["students"]
-    assert load(FULL, urls)["students"].url == "http://student"
+    assert load(FULL, urls)["students"].instances == ("http://student",)
 
 
 def test_all_wrong_variables_are_told_at_once(faults: Callable[..., list[str]]) -> None:
@@ -181,8 +219,8 @@ def test_variables_are_read_from_the_environment_and_from_env_files(tmp_path: Pa
         ("services: {}\nextra: 1\n", "2:1", "extra: nobody knows this key; known are services"),
         ("services:\n  a:\n", "2:3", "services.a"),
         ("services:\n  a: []\n", "2:3", "services.a"),
-        ("services:\n  a: {}\n", "2:3", "services.a.url: Field required"),
-        ("services:\n  a: {url: 'http://h', cach: true}\n", "2:24", "known are url, aliases"),
+        ("services:\n  a: {}\n", "2:3", "services.a: needs either url or instances"),
+        ("services:\n  a: {url: 'http://h', cach: true}\n", "2:24", "known are url, instances"),
         ("services:\n  a: {url: h}\n", "2:7", "must be an address like"),
         ("services:\n  a: {url: 'http://h', public: maybe}\n", "2:24", "services.a.public"),
         ("services:\n  a: {url: 'http://h', roles: admin}\n", "2:24", "services.a.roles"),
