@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import time_machine
 
 from common.codes import CODES
+from common.problems import Problem
 from deploy import reference
 from deploy.local import tour
+from gateway import create_app
+from gateway.exchange import Answer, Handler
+from tests.unit import parts
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("common", "gateway", "user_service", "product_service", "order_service")
@@ -100,3 +107,41 @@ def test_the_rooms_that_the_architecture_names_exist() -> None:
 
     assert len(named) > 10
     assert [room for room in named if not (ROOT / room).exists()] == []
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def test_the_readmes_entry_of_a_service_is_all_that_it_takes(tmp_path: Path) -> None:
+    (entry,) = blocks("README.md", "yaml")
+    file = tmp_path / "services.yaml"
+    file.write_text((ROOT / "gateway/services.yaml").read_text() + entry)
+
+    gateway = create_app(parts.settings(gateway_services=file))
+
+    answer = gateway.test_client(use_cookies=False).get("/api/v1/students/")
+    assert (answer.status_code, answer.get_json()["code"]) == (401, "TOKEN_REQUIRED")
+
+
+def test_the_readmes_policy_works_as_it_stands(tmp_path: Path) -> None:
+    source = next(block for block in blocks("README.md", "python") if "def weekdays" in block)
+    room: dict[str, Callable[[Handler], Handler]] = {}
+    exec(source, room)
+    closed = room["weekdays"](lambda _exchange: Answer(200, [], ()))
+    someone = parts.exchange(parts.runtime(tmp_path))
+
+    with time_machine.travel(datetime(2026, 11, 20, 12, tzinfo=UTC), tick=False):
+        on_friday = closed(someone)
+    with time_machine.travel(datetime(2026, 11, 21, 12, tzinfo=UTC), tick=False), pytest.raises(Problem) as on_saturday:
+        closed(someone)
+
+    assert on_friday.status == 200
+    assert (on_saturday.value.status, on_saturday.value.code) == (503, "CLOSED")
+
+
+def test_the_routes_that_the_readme_shows_stand_in_the_code() -> None:
+    shown = next(block for block in blocks("README.md", "python") if "@bp.proxy" in block)
+    code = (ROOT / "gateway/blueprints/products.py").read_text()
+
+    assert all(line in code for line in shown.splitlines() if line.startswith("@"))
