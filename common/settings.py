@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
+from click import ClickException
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -33,8 +34,11 @@ SECRET_MIN_BYTES = 32
 S = TypeVar("S", bound="Settings")
 
 
-class SettingsError(Exception):
-    """The environment does not describe a process that can run; `problems` holds one line each."""
+class SettingsError(ClickException):
+    """The environment does not describe a process that can run; `problems` holds one line each.
+
+    A `ClickException`, so that `flask --app ...` shows its text and no stack trace.
+    """
 
     def __init__(self, component: str, problems: Iterable[str]) -> None:
         self.component = component

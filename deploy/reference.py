@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.codes import CODES
 from common.settings import Settings, documented
+from gateway.cli import schema_text
 from gateway.services import ServiceEntry
 from gateway.settings import GatewaySettings
 from order_service.settings import OrderSettings
@@ -180,6 +181,7 @@ refused: `gateway` or a service. `request_id` is in the log lines of every proce
 
 PAGES: Mapping[str, Callable[[], str]] = {
     ".env.example": env_example,
+    "gateway/services.schema.json": schema_text,
     "docs/configuration.md": configuration_page,
     "docs/errors.md": errors_page,
     "README.md": readme,

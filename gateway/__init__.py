@@ -10,7 +10,7 @@ from flask import Flask
 from common import logs, problems, tokens
 from common.settings import load
 from common.tokens import JwkSetKeys, SharedSecret, Verifier
-from gateway import limits, runtime, shared
+from gateway import cli, limits, runtime, shared
 from gateway.backend import Backend
 from gateway.backend.health import InstanceHealth
 from gateway.blueprints import auth, configured, orders, pages, products, users
@@ -59,6 +59,7 @@ def create_app(given: GatewaySettings | None = None) -> Flask:
     for name in services.keys() - {bp.service_name for bp in EXPLICIT}:
         app.register_blueprint(configured.blueprint(services[name]))
     pages.init_app(app)
+    cli.init_app(app, EXPLICIT_NAMES)
     app.wsgi_app = Edge(app.wsgi_app, parts)
     return app
 

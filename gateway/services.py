@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
+from click import ClickException
 from limits import RateLimitItem, parse, parse_many
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from urllib3.util import parse_url
@@ -156,8 +157,11 @@ class Service:
         return self.limits.get(name) or self.limits[DEFAULT_LIMIT]
 
 
-class ServicesError(Exception):
-    """The file does not describe services that can be run; `problems` holds one `file:line:column: ...` each."""
+class ServicesError(ClickException):
+    """The file does not describe services that can be run; `problems` holds one `file:line:column: ...` each.
+
+    A `ClickException`, so that `flask --app gateway ...` shows its text and no stack trace.
+    """
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
