@@ -56,7 +56,7 @@ def create_app(given: GatewaySettings | None = None) -> Flask:
     problems.init_app(app, SOURCE)
     for bp in EXPLICIT:
         app.register_blueprint(bp)
-    for name in services.keys() - {bp.service_name for bp in EXPLICIT}:
+    for name in sorted(services.keys() - set(EXPLICIT_NAMES)):
         app.register_blueprint(configured.blueprint(services[name]))
     pages.init_app(app)
     cli.init_app(app, EXPLICIT_NAMES)
