@@ -34,7 +34,7 @@ def steps(gateway: str, guest: str) -> list[Step]:
         Step("Register", f"curl -s {gateway}/users/register {JSON} -d '{credentials}'"),
         Step("Log in", f"TOKEN=$(curl -s {gateway}/users/login {JSON} -d '{credentials}' | {token})"),
         Step("Who am I?", f"curl -s {gateway}/users/profile {BEARER}"),
-        Step("Browse", f"curl -s '{gateway}/products?q=coffee&sort=price'"),
+        Step("Browse", f"curl -s '{gateway}/products?q=night&sort=price'"),
         Step(
             "Order two of product 1",
             f"ORDER=$(curl -s {gateway}/orders {BEARER} {JSON} "

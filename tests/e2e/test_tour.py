@@ -15,6 +15,7 @@ def test_every_printed_line_works_as_it_stands(shop: Shop) -> None:
 
     assert len(lines) == 9
     assert '"error"' not in output
+    assert '"total":0' not in output
     assert "token=eyJ" in output
     order_id = output.rsplit("order=", 1)[1].strip()
     read_back = next(json.loads(row) for row in output.splitlines() if row.startswith(f'{{"id":"{order_id}"'))
