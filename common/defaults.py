@@ -22,9 +22,10 @@ from werkzeug.datastructures import Headers
 from common import VERSION, db, health, logs, migrations, openapi, problems, tokens
 from common.db import Database
 from common.health import Check, Health
+from common.keys import JwkSetKeys, Keys, SharedSecret
 from common.problems import FieldError
 from common.service_settings import ServiceSettings
-from common.tokens import JwkSetKeys, Keys, SharedSecret, Verifier
+from common.tokens import Verifier
 
 access_log = structlog.get_logger("access")
 

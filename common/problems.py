@@ -195,10 +195,18 @@ _PLAIN_WORDS: Mapping[int, str] = {
 }
 
 
+_OF_CLASS = {2: "OK", 3: "Redirection", 4: "Bad Request", 5: "Internal Server Error"}
+
+
 def reason(status: int) -> str:
     """The reason phrase of a status code, as RFC 9110 spells it; that of its class for an unknown one."""
     renamed = {413: "Content Too Large", 422: "Unprocessable Content", 414: "URI Too Long"}
-    return renamed.get(status) or _PHRASES.get(status) or ("Bad Request" if status < 500 else "Internal Server Error")
+    return renamed.get(status) or _PHRASES.get(status) or _OF_CLASS.get(status // 100, "Unknown")
+
+
+def status_line(status: int) -> str:
+    """`404 Not Found`, as the RFC spells it and werkzeug does not."""
+    return f"{status} {reason(status)}"
 
 
 def for_status(
@@ -222,7 +230,8 @@ def fields(problem: Problem) -> list[tuple[str, str]]:
 
 
 def response(problem: Problem, source: str) -> Response:
-    return Response(problem.body(current_request_id(), source), status=problem.status, headers=fields(problem))
+    body = problem.body(current_request_id(), source)
+    return Response(body, status=status_line(problem.status), headers=fields(problem))
 
 
 def init_app(app: Flask, source: str) -> None:

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import AliasChoices, Field
+from pydantic import Field
 
-from common.settings import OptionalText, Secret, Settings, strong_secret
+from common.settings import IdentitySettings, OptionalText, Secret, strong_secret
 
 
-class ServiceSettings(Settings):
+class ServiceSettings(IdentitySettings):
     """A service sets the three class variables, adds its own settings, and names its own `database_url` and `port`."""
 
     name: ClassVar[str] = "service"
@@ -31,16 +31,6 @@ class ServiceSettings(Settings):
     var_dir: Path = Field(Path("var"), description="Where a development run keeps its databases and secrets.")
     database_url: OptionalText = None
     database_pool_size: int = Field(10, ge=1, le=200, description="Database connections, for each worker.")
-    user_service_url: str = Field(
-        "http://127.0.0.1:5002",
-        validation_alias=AliasChoices("USER_SERVICE_URL", "AUTH_SERVICE_URL"),
-        description="Where user_service is; its public keys are fetched from there.",
-    )
-    jwt_secret_key: Secret = Field(
-        None,
-        validation_alias=AliasChoices("JWT_SECRET_KEY", "SECRET_KEY"),
-        description="Simple mode: all processes sign and verify tokens with this secret (HS256) instead of EdDSA keys.",
-    )
     service_secret: Secret = Field(
         None, description="With it the services prove to each other who they are. Required in production."
     )

@@ -14,8 +14,9 @@ from typing import ParamSpec, TypeVar
 import jwt
 from flask import current_app, request
 
+from common.keys import InvalidToken
 from common.problems import Unauthorized
-from common.tokens import InvalidToken, bearer_token
+from common.tokens import bearer_token
 
 P = ParamSpec("P")
 R = TypeVar("R")

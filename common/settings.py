@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
 from click import ClickException
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -104,6 +104,21 @@ class Settings(BaseSettings):
         """What is wrong between settings that are each right by themselves; one sentence each, the name first."""
         if self.is_production and self.debug:
             yield "DEBUG: must be off when ENVIRONMENT=production"
+
+
+class IdentitySettings(Settings):
+    """Where the keys come from that tokens are verified with; for the gateway and all services."""
+
+    user_service_url: str = Field(
+        "http://127.0.0.1:5002",
+        validation_alias=AliasChoices("USER_SERVICE_URL", "AUTH_SERVICE_URL"),
+        description="Where user_service is; its public keys are fetched from there.",
+    )
+    jwt_secret_key: Secret = Field(
+        None,
+        validation_alias=AliasChoices("JWT_SECRET_KEY", "SECRET_KEY"),
+        description="Simple mode: all processes sign and verify tokens with this secret (HS256) instead of EdDSA keys.",
+    )
 
 
 def load(settings: type[S], component: str, **overrides: object) -> S:

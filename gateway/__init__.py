@@ -8,8 +8,9 @@ from __future__ import annotations
 from flask import Flask
 
 from common import logs, problems, tokens
+from common.keys import JwkSetKeys, SharedSecret
 from common.settings import load
-from common.tokens import JwkSetKeys, SharedSecret, Verifier
+from common.tokens import Verifier
 from gateway import cli, limits, runtime, shared
 from gateway.backend import Backend
 from gateway.backend.health import InstanceHealth

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Protocol, cast
 
+from common.keys import InvalidToken, KeysUnavailable
 from common.problems import BadRequest, PayloadTooLarge, Problem
-from common.tokens import Identity, InvalidToken, KeysUnavailable, bearer_token
+from common.tokens import Identity, bearer_token
 from gateway.headers import Forwarding
 from gateway.targets import Target
 

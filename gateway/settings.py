@@ -14,7 +14,7 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from common.settings import OptionalText, Secret, Settings
+from common.settings import IdentitySettings, OptionalText
 from gateway.headers import IPNetwork
 
 _SIZE = re.compile(r"(\d+)\s*(B|KB|MB|GB|KIB|MIB|GIB)?", re.IGNORECASE)
@@ -52,7 +52,7 @@ def check_redis_url(value: str) -> str:
     return value
 
 
-class GatewaySettings(Settings):
+class GatewaySettings(IdentitySettings):
     """What the gateway reads from its environment; services are described in `services.yaml`."""
 
     gateway_host: str = Field("0.0.0.0", description="The address of the public listener.")  # noqa: S104 - it is public
@@ -80,16 +80,6 @@ class GatewaySettings(Settings):
     )
     redis_pool_size: int = Field(20, ge=1, le=1000, description="Connections to Redis, for each worker.")
     redis_timeout_ms: int = Field(500, ge=10, le=10_000, description="How long one call to Redis may take.")
-    user_service_url: str = Field(
-        "http://127.0.0.1:5002",
-        validation_alias=AliasChoices("USER_SERVICE_URL", "AUTH_SERVICE_URL"),
-        description="Where user_service is; its public keys are fetched from there.",
-    )
-    jwt_secret_key: Secret = Field(
-        None,
-        validation_alias=AliasChoices("JWT_SECRET_KEY", "SECRET_KEY"),
-        description="Simple mode: all processes sign and verify tokens with this secret (HS256) instead of EdDSA keys.",
-    )
     rate_limit_requests: int = Field(
         100,
         ge=1,

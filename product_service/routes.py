@@ -11,12 +11,11 @@ from werkzeug.routing import BaseConverter
 
 from common import problems
 from common.defaults import problems_source
-from common.models import Page, Schema
+from common.models import MAX_PRODUCT_ID, Page, Schema
 from common.problems import NotFound
 from common.tokens import signed_in
 from product_service.products import Products, UnknownProduct
 from product_service.schemas import (
-    MAX_ID,
     NewProduct,
     ProductAnswer,
     ProductChange,
@@ -117,8 +116,8 @@ class ProductId(BaseConverter):
     """A path segment as a product's id; one that can't be an id becomes 0, which no product has."""
 
     def to_python(self, value: str) -> int:
-        is_id = value.isascii() and value.isdigit() and len(value) <= len(str(MAX_ID))
-        return int(value) if is_id and int(value) <= MAX_ID else 0
+        is_id = value.isascii() and value.isdigit() and len(value) <= len(str(MAX_PRODUCT_ID))
+        return int(value) if is_id and int(value) <= MAX_PRODUCT_ID else 0
 
 
 def init_app(app: APIFlask, products: Products) -> None:

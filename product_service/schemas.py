@@ -7,13 +7,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from common.models import WHOLE, Money, Page, PageQuery, Price, Schema
+from common.models import WHOLE, Lines, Money, Page, PageQuery, Price, Schema
 from product_service.tables import ReservationStatus
 
-MAX_ID = 2_147_483_647  # PostgreSQL's integer
 MAX_STOCK = 1_000_000
-MAX_QUANTITY = 1000
-MAX_LINES = 50
 
 Sort = Literal["name", "-name", "price", "-price", "newest"]
 
@@ -86,26 +83,8 @@ class ProductPage(Page):
     items: list[ProductAnswer]
 
 
-class ReservationRequestLine(Schema):
-    product_id: Annotated[int, Field(ge=1, le=MAX_ID, strict=True), WHOLE]
-    quantity: Annotated[int, Field(ge=1, le=MAX_QUANTITY, strict=True, description="Pieces."), WHOLE]
-
-
-class ReservationRequest(Schema):
-    """A product stands in one line only."""
-
-    lines: list[ReservationRequestLine] = Field(min_length=1, max_length=MAX_LINES)
-
-    @model_validator(mode="after")
-    def has_each_product_once(self) -> Self:
-        if len(self.quantities) != len(self.lines):
-            raise ValueError("a product stands in several lines; put its quantities together")
-        return self
-
-    @property
-    def quantities(self) -> dict[int, int]:
-        """Quantities by product id."""
-        return {line.product_id: line.quantity for line in self.lines}
+class ReservationRequest(Lines):
+    """The stock of an order."""
 
 
 class ReservationLineAnswer(Schema):

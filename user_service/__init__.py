@@ -6,8 +6,8 @@ from apiflask import APIFlask
 
 from common.db import Database
 from common.defaults import install, new_app
+from common.keys import FixedKeys
 from common.settings import load_or_exit
-from common.tokens import FixedKeys
 from user_service import cli, routes
 from user_service.access_tokens import AccessTokens
 from user_service.passwords import Passwords

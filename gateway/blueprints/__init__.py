@@ -23,6 +23,7 @@ from flask.sansio.app import App
 from werkzeug.datastructures import Headers
 from werkzeug.routing import PathConverter, Rule
 
+from common.problems import status_line
 from gateway.exchange import EXCHANGE, Answer, Exchange, Handler
 from gateway.router import ANY, FACES, Route
 from gateway.runtime import Runtime, runtime_of
@@ -108,7 +109,7 @@ class _Passing(Response):
 
 
 def flask_response(answer: Answer) -> Response:
-    response = _Passing(answer.body, status=answer.status, headers=answer.headers, direct_passthrough=True)
+    response = _Passing(answer.body, status=status_line(answer.status), headers=answer.headers, direct_passthrough=True)
     if answer.header("content-type") is None:
         response.headers.remove("Content-Type")  # Flask's default; a service that names no type named none
     return response

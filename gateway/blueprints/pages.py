@@ -17,8 +17,8 @@ from werkzeug.exceptions import NotFound as NothingHere
 from common import VERSION, health, problems
 from common.codes import CODES
 from common.health import Check, Health, page
+from common.keys import JwkSetKeys, Keys
 from common.problems import NotFound, Problem
-from common.tokens import JwkSetKeys, Keys
 from gateway.backend import Call
 from gateway.blueprints import flask_response, proxied
 from gateway.exchange import EXCHANGE, SOURCE, Answer, Body, Exchange
@@ -40,7 +40,11 @@ def operators_only(view: Callable[P, Response]) -> Callable[P, Response]:
     def guarded(*args: P.args, **kwargs: P.kwargs) -> Response:
         exchange = current_exchange()
         if not exchange.is_operations:
-            require(exchange, ("admin",))
+            try:
+                require(exchange, ("admin",))
+            except Problem as problem:
+                problem.detail += " This page is for administrators, or for anybody on the operations port."
+                raise
         return view(*args, **kwargs)
 
     return guarded

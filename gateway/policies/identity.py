@@ -10,7 +10,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import overload
 
-from common.tokens import InvalidToken, KeysUnavailable, lacking_role, missing_token, refusal
+from common.keys import InvalidToken, KeysUnavailable
+from common.tokens import lacking_role, missing_token, refusal
 from gateway.exchange import Answer, Exchange, Handler, Policy
 
 

@@ -169,3 +169,12 @@ def test_promtool_finds_no_fault_with_the_metrics(gateway: Gateway) -> None:
     )
 
     assert checked.returncode == 0, checked.stderr.decode()
+
+
+@pytest.mark.parametrize("path", ["/services", "/metrics", "/health/services"])
+def test_refusal_of_an_operators_page_says_where_it_is_open(gateway: Gateway, path: str) -> None:
+    anonymous, customer = gateway.get(path), gateway.get(path, bearer("curious"))
+
+    assert (anonymous.status, customer.status) == (401, 403)
+    assert "operations port" in str(anonymous.json()["detail"])
+    assert "operations port" in str(customer.json()["detail"])

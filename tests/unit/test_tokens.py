@@ -16,20 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import tokens as subject
+from common.keys import FixedKeys, InvalidToken, JwkSetKeys, KeysUnavailable, SharedSecret
 from common.problems import Problem, ServiceUnavailable, Unauthorized
-from common.tokens import (
-    AUDIENCE,
-    ISSUER,
-    FixedKeys,
-    Identity,
-    InvalidToken,
-    JwkSetKeys,
-    KeysUnavailable,
-    SharedSecret,
-    Verifier,
-    bearer_token,
-    refusal,
-)
+from common.tokens import AUDIENCE, ISSUER, Identity, Verifier, bearer_token, refusal
 from tests.support import tokens
 from tests.support.stub import StubService
 from tests.support.tokens import KeyPair
