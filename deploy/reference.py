@@ -12,7 +12,7 @@ from pathlib import Path
 from common.codes import CODES
 from common.settings import Settings, documented
 from gateway.cli import schema_text
-from gateway.services import ServiceEntry
+from gateway.services_file import ServiceEntry
 from gateway.settings import GatewaySettings
 from order_service.settings import OrderSettings
 from product_service.settings import ProductSettings

@@ -13,7 +13,8 @@ from flask import Flask
 
 from gateway.router import FACES
 from gateway.runtime import runtime_of
-from gateway.services import ServicesError, ServicesFile, load_services
+from gateway.services import load_services
+from gateway.services_file import ServicesError, ServicesFile
 from gateway.settings import service_urls
 
 as_json = click.option("--json", "is_json", is_flag=True, help="For programs.")

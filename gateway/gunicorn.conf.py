@@ -30,7 +30,8 @@ from prometheus_client import multiprocess  # noqa: E402
 from common.serving import gunicorn_settings  # noqa: E402
 from common.settings import load_or_exit  # noqa: E402
 from gateway import EXPLICIT_NAMES  # noqa: E402
-from gateway.services import ServicesError, load_services  # noqa: E402
+from gateway.services import load_services  # noqa: E402
+from gateway.services_file import ServicesError  # noqa: E402
 from gateway.settings import GatewaySettings, service_urls  # noqa: E402
 
 _settings = load_or_exit(GatewaySettings, "gateway")

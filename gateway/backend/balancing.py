@@ -18,7 +18,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from gateway.services import Strategy
+from gateway.services_file import Strategy
 
 
 class Candidate(Protocol):

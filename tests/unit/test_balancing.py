@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.backend.balancing import Balancer, PeakEwma
-from gateway.services import Strategy
+from gateway.services_file import Strategy
 
 STRATEGIES: tuple[Strategy, ...] = ("round-robin", "least-requests", "peak-ewma", "hash")
 

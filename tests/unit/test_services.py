@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from limits import parse
 
-from gateway.services import Service, ServicesError, load_services, parse_address, parse_rate
+from gateway.services import Service, load_services
+from gateway.services_file import ServicesError, parse_address, parse_rate
 from gateway.settings import GatewaySettings, service_urls
 from tests.unit import parts
 
