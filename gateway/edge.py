@@ -14,7 +14,8 @@ import structlog
 
 from common import logs, problems
 from common.problems import Problem
-from gateway.exchange import EXCHANGE, SOURCE, Body, Exchange, Reader
+from gateway.body import Body, Reader
+from gateway.exchange import EXCHANGE, SOURCE, Exchange
 from gateway.headers import Forwarding, trace_caller
 from gateway.runtime import Runtime
 from gateway.targets import check_host, is_host, parse_target

@@ -5,7 +5,8 @@ from __future__ import annotations
 from http.cookies import Morsel, SimpleCookie
 
 from gateway.backend import Call
-from gateway.exchange import Answer, CallerGone, Exchange, refuse_torn_body
+from gateway.body import CallerGone, refuse_torn_body
+from gateway.exchange import Answer, Exchange
 from gateway.headers import incoming_answer_headers, outgoing_headers
 
 

@@ -26,7 +26,8 @@ from gateway.backend.balancing import Balancer
 from gateway.backend.breaker import BreakerOpen
 from gateway.backend.instance import Instance, TryFailed
 from gateway.backend.retries import Failure, RetryBudget, backoff_s, may_retry
-from gateway.exchange import Answer, Body
+from gateway.body import Body
+from gateway.exchange import Answer
 from gateway.observability.metrics import Metrics
 from gateway.services import Service
 from gateway.settings import GatewaySettings

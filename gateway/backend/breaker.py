@@ -21,7 +21,7 @@ import structlog
 from gevent.lock import BoundedSemaphore
 from urllib3.exceptions import EmptyPoolError
 
-from gateway.exchange import CallerGone
+from gateway.body import CallerGone
 from gateway.observability.metrics import Metrics
 
 log = structlog.get_logger("breaker")

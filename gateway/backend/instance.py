@@ -24,7 +24,8 @@ from gateway.backend.balancing import PeakEwma
 from gateway.backend.breaker import Breaker
 from gateway.backend.retries import Failure
 from gateway.backend.transport import DoubtfulFraming, RawTargetAdapter, discard, prepare, raw_answer
-from gateway.exchange import Answer, Body, CallerGone
+from gateway.body import Body, CallerGone
+from gateway.exchange import Answer
 from gateway.observability.metrics import Metrics
 from gateway.services import Service
 from gateway.settings import GatewaySettings

@@ -25,7 +25,7 @@ from urllib3 import HTTPConnectionPool, HTTPHeaderDict, HTTPResponse, HTTPSConne
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util import SKIP_HEADER
 
-from gateway.exchange import Body
+from gateway.body import Body
 
 POOL_WAIT_S = 2.0
 LONGEST_IDLE_S = 1.5  # gunicorn itself keeps connections for 2 s by default, others for longer

@@ -21,7 +21,8 @@ from common.keys import JwkSetKeys, Keys
 from common.problems import NotFound, Problem
 from gateway.backend import Call
 from gateway.blueprints import flask_response, proxied
-from gateway.exchange import EXCHANGE, SOURCE, Answer, Body, Exchange
+from gateway.body import Body
+from gateway.exchange import EXCHANGE, SOURCE, Answer, Exchange
 from gateway.observability.metrics import CONTENT_TYPE
 from gateway.policies.identity import require
 from gateway.router import FACES, Route

@@ -14,7 +14,8 @@ from limits import parse
 
 from common.settings import load
 from gateway import create_app
-from gateway.exchange import Answer, Body, Exchange, Handler, HeaderList
+from gateway.body import Body
+from gateway.exchange import Answer, Exchange, Handler, HeaderList
 from gateway.headers import Forwarding
 from gateway.runtime import Runtime, runtime_of
 from gateway.services import Service

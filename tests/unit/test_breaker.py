@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from urllib3.exceptions import EmptyPoolError
 
 from gateway.backend.breaker import Breaker, BreakerOpen
-from gateway.exchange import CallerGone
+from gateway.body import CallerGone
 from gateway.observability.metrics import Metrics
 
 NOW = 1_900_000_000

@@ -1,0 +1,112 @@
+"""The body of a request on its way: bounded before a service is touched, read once or, if it is short, again."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from typing import IO, Protocol, cast
+
+from common.problems import BadRequest, PayloadTooLarge, Problem
+
+
+class Reader(Protocol):
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+class CallerGone(Exception):
+    """The caller went away, or cut its body short, before all of it was here: nobody's fault but its own."""
+
+
+SPOOL_IN_MEMORY_BYTES = 256 << 10
+TAKEN_IN_BYTES = 64 << 10
+
+
+@dataclass(slots=True)
+class Body:
+    """The request's body, read from first to last.
+
+    `length` is what Content-Length said, or None for a chunked body. `bound` must come before the first `read`. It
+    takes in a body that is short or chunked (in memory, past 256 KB in a temporary file): so the length is known, the
+    service is not touched by a body that turns out too long, none of its connections waits for a caller who is slow
+    with a few bytes, and such a body can be sent again. A long one with a length streams, once.
+    """
+
+    reader: Reader
+    length: int | None
+    is_bounded: bool = False
+    is_taken_in: bool = False
+    read_bytes: int = 0
+
+    @property
+    def is_at_start(self) -> bool:
+        """Nothing of it has been read from here."""
+        return self.read_bytes == 0
+
+    def rewind(self) -> bool:
+        """Go back to the start, where that can be done. Whether it is there now."""
+        if not self.is_at_start and self.is_taken_in:
+            cast("IO[bytes]", self.reader).seek(0)
+            self.read_bytes = 0
+        return self.is_at_start
+
+    def check_length(self, limit_bytes: int) -> None:
+        """Raises `PayloadTooLarge` when the announced length is over the limit; reads nothing."""
+        if self.length is not None and self.length > limit_bytes:
+            raise too_large(limit_bytes)
+
+    def bound(self, limit_bytes: int) -> None:
+        """Make sure that the length is known and within the limit. Raises `PayloadTooLarge`, `CallerGone`."""
+        if self.is_bounded:
+            return
+        self.check_length(limit_bytes)
+        if self.length is None or 0 < self.length <= TAKEN_IN_BYTES:
+            self._take_in(limit_bytes)
+        self.is_bounded = True
+
+    def _take_in(self, limit_bytes: int) -> None:
+        announced, size = self.length, 0
+        spool: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY_BYTES)  # noqa: SIM115 - outlives us
+        while piece := self._read_piece(min(65536, limit_bytes + 1 - size)):
+            size += len(piece)
+            if size > limit_bytes:
+                spool.close()
+                raise too_large(limit_bytes)
+            spool.write(piece)
+        if announced not in (None, size):
+            spool.close()
+            raise CallerGone("the body ended early")
+        spool.seek(0)
+        self.reader, self.length, self.is_taken_in = spool, size, True
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes, b"" at the end. Raises `CallerGone` when the body ends before its announced length."""
+        assert self.is_bounded, "bound() comes first"
+        left = (self.length or 0) - self.read_bytes
+        if left <= 0:
+            return b""
+        piece = self._read_piece(left if size < 0 else min(size, left))
+        if not piece:
+            raise CallerGone("the body ended early")
+        self.read_bytes += len(piece)
+        return piece
+
+    def _read_piece(self, size: int) -> bytes:
+        try:
+            return self.reader.read(size)
+        except CallerGone:
+            raise
+        except Exception as error:  # gunicorn raises many kinds for a torn or malformed body
+            raise CallerGone(type(error).__name__) from error
+
+    def close(self) -> None:
+        if isinstance(self.reader, tempfile.SpooledTemporaryFile):
+            self.reader.close()
+
+
+def too_large(limit_bytes: int) -> Problem:
+    return PayloadTooLarge(f"The body is larger than the {limit_bytes} bytes that are accepted here.")
+
+
+def refuse_torn_body() -> Problem:
+    """Told to nobody in most cases: the caller has gone."""
+    return BadRequest("The request body ended before its announced length.", code="INCOMPLETE_BODY")
