@@ -17,6 +17,7 @@ import gevent
 from gunicorn.workers.base import Worker
 
 from common import logs
+from common.worker import ProblemWorker
 
 GRACEFUL_TIMEOUT_S = 30
 
@@ -29,11 +30,14 @@ class Process(Protocol):
     @property
     def log_format(self) -> str: ...
     @property
+    def caller_timeout(self) -> float: ...
+    @property
     def workers(self) -> int | None: ...
 
 
 def gunicorn_settings(component: str, bind: list[str], settings: Process) -> dict[str, object]:
     """Settings for `globals().update(...)` in a `gunicorn.conf.py`."""
+    ProblemWorker.caller_timeout_s = settings.caller_timeout
     return {
         "bind": bind,
         "proc_name": component,

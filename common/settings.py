@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console"] = Field(
         "json", description="`json` for machines, `console` for a person at a terminal."
     )
+    caller_timeout: float = Field(
+        30, gt=0, le=3600, description="Seconds for which a caller may pause while it sends a body or takes an answer."
+    )
     debug: bool = Field(False, description="Logs more; never changes what a caller is told. Refused in production.")
 
     @classmethod

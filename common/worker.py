@@ -1,14 +1,16 @@
-"""gunicorn's gevent worker with two changes.
+"""gunicorn's gevent worker with three changes.
 
 What its parser refuses is answered in our error shape, not as HTML. And a worker that stops waits for connections that
 idle between two requests for two seconds, not for the whole keep-alive time: a caller that is busy sends its next
-request by then, is answered with `Connection: close`, and so loses nothing.
+request by then, is answered with `Connection: close`, and so loses nothing. And a caller who pauses for too long in
+the middle of a body or an answer is cut off: gunicorn itself would wait for ever.
 """
 
 from __future__ import annotations
 
+import errno
 import socket
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import gevent
 import structlog
@@ -38,6 +40,19 @@ Waiting = dict["gevent.Greenlet[..., object]", gevent.Timeout]
 
 class ProblemWorker(GeventWorker):
     """`worker_class = "common.worker.ProblemWorker"`. The source named in its problems is `cfg.proc_name`."""
+
+    caller_timeout_s: ClassVar[float] = 30.0
+    """Set by `serving.gunicorn_settings`, before the workers are forked."""
+
+    def handle_request(  # pyright: ignore[reportIncompatibleMethodOverride] - the base says bool and means nothing by it
+        self, listener_name: Any, req: Any, sock: socket.socket, addr: Any
+    ) -> None:
+        sock.settimeout(self.caller_timeout_s)
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+        except TimeoutError as error:
+            # with a number that gunicorn knows, else it logs a stack trace
+            raise ConnectionResetError(errno.ECONNRESET, "the caller paused for too long") from error
 
     def init_process(self) -> None:
         self._idle: Waiting = {}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 
 import pytest
 
-from tests.integration.conftest import ADMIN, Gateway, GatewayFactory, assert_problem, bearer, ready
+from tests.integration.conftest import ADMIN, Gateway, GatewayFactory, assert_problem, bearer, no_fault_in, ready
 from tests.support import wire
 from tests.support.processes import wait_until
 
@@ -254,3 +255,26 @@ def test_size_is_looked_at_before_the_token(gateway: Gateway) -> None:
     answer = gateway.request("POST", "/orders", [*bearer(), ("Content-Length", str(11 << 20))])
 
     assert_problem(answer, 413, "PAYLOAD_TOO_LARGE")
+
+
+def test_caller_that_pauses_in_the_middle_of_a_body_is_cut_off(start_gateway: GatewayFactory) -> None:
+    gateway = start_gateway(WEB_CONCURRENCY="1", CALLER_TIMEOUT="0.5")
+    ready(gateway)
+
+    for length in (10, 200_000):  # one is taken in first, the other streams
+        with no_fault_in(gateway), wire.Connection(gateway.port) as slow:
+            slow.send(wire.request_bytes("POST", "/open/echo", [("Content-Length", str(length))]) + b"12345")
+            answer = slow.answer(to="POST")
+
+        assert_problem(answer, 400, "INCOMPLETE_BODY")
+    assert gateway.get("/open/echo").status == 200
+
+
+def test_caller_that_takes_no_more_of_its_answer_is_cut_off(start_gateway: GatewayFactory) -> None:
+    gateway = start_gateway(WEB_CONCURRENCY="1", CALLER_TIMEOUT="0.5", BACKEND_POOL_SIZE="1")
+    ready(gateway)
+
+    with no_fault_in(gateway), socket.create_connection(("127.0.0.1", gateway.port), timeout=5) as slow:
+        slow.sendall(wire.request_bytes("GET", "/open/bytes/60000000"))
+        slow.recv(1000)
+        wait_until(lambda: gateway.get("/open/echo").status == 200, "the only connection to be free", timeout_s=8)
