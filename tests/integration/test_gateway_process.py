@@ -32,6 +32,17 @@ def test_sigterm_lets_the_request_in_flight_finish_and_ends_with_0(start_gateway
     assert [pid for pid in tree if is_alive(pid)] == []
 
 
+def test_connection_that_idles_does_not_hold_up_the_end(start_gateway: GatewayFactory) -> None:
+    gateway = start_gateway(WEB_CONCURRENCY="1")
+
+    with wire.Connection(gateway.port) as idle:
+        idle.send(wire.request_bytes("GET", "/health"))
+        assert idle.answer().status == 200
+        code = gateway.process.terminate(timeout_s=12)  # its keep-alive time is 20; a killed process ends with -9
+
+    assert code == 0
+
+
 def test_stopping_worker_says_so_on_ready_and_closes_kept_connections(start_gateway: GatewayFactory) -> None:
     gateway = start_gateway(WEB_CONCURRENCY="1")
     ready(gateway)
