@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from gateway.body import TAKEN_IN_BYTES
 from tests.integration.conftest import ADMIN, Gateway, GatewayFactory, assert_problem, bearer, no_fault_in, ready
 from tests.support import wire
 from tests.support.processes import wait_until
@@ -179,6 +180,8 @@ def test_body_that_is_cut_short_is_never_taken_for_a_whole_one(
 
     assert_problem(answer, 400, "INCOMPLETE_BODY")
     assert gateway.arrived == []
+    if int(dict(fields).get("Content-Length", 0)) > TAKEN_IN_BYTES:  # it streamed, so the service saw it break off
+        wait_until(lambda: len(gateway.stub.malformed) == 1, "the service to notice")
 
 
 @pytest.mark.parametrize(
@@ -222,6 +225,7 @@ def test_caller_that_goes_away_leaves_no_fault_behind(gateway: Gateway) -> None:
     (line,) = [line for line in gateway.events("request") if line["path"] == "/open/gone"]
     assert line["status"] == 400
     assert gateway.get("/open/x").status == 200
+    wait_until(lambda: len(gateway.stub.malformed) == 1, "the service to notice")
 
 
 @pytest.fixture(scope="module")
