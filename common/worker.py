@@ -53,6 +53,8 @@ class ProblemWorker(GeventWorker):
         except TimeoutError as error:
             # with a number that gunicorn knows, else it logs a stack trace
             raise ConnectionResetError(errno.ECONNRESET, "the caller paused for too long") from error
+        finally:
+            sock.settimeout(None)  # between two requests the keep-alive time counts
 
     def init_process(self) -> None:
         self._idle: Waiting = {}

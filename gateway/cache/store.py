@@ -6,7 +6,8 @@ Emptying is race-free by a logical clock. Each invalidation moves `clock` on by 
 group or address that it is about. An entry carries the time that `clock` showed *before* its request went to the
 service; it counts only while none of its groups has been noted later. So an answer that was on its way while something
 changed is never served, even if it is stored after the invalidation. A store that lost its memory begins the clock
-anew: what carries a later time than it shows is from before, and does not count. Looking up is one round trip.
+anew: what carries a later time than it shows is from before, and does not count. Looking up is one round trip, two
+where answers vary.
 
 Redis away: nothing is found and nothing kept, and for a second nobody asks again.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import time
 
 import pytest
 
@@ -282,3 +283,17 @@ def test_caller_that_takes_no_more_of_its_answer_is_cut_off(start_gateway: Gatew
         slow.sendall(wire.request_bytes("GET", "/open/bytes/60000000"))
         slow.recv(1000)
         wait_until(lambda: gateway.get("/open/echo").status == 200, "the only connection to be free", timeout_s=8)
+
+
+def test_connection_may_idle_for_longer_than_a_caller_may_pause(start_gateway: GatewayFactory) -> None:
+    gateway = start_gateway(WEB_CONCURRENCY="1", CALLER_TIMEOUT="0.3")
+    ready(gateway)
+
+    with no_fault_in(gateway), gateway.connect() as connection:
+        answers: list[int] = []
+        for _ in range(2):
+            connection.send(wire.request_bytes("GET", "/open/echo"))
+            answers.append(connection.answer().status)
+            time.sleep(1)  # the silence is what is tested
+
+    assert answers == [200, 200]
