@@ -74,11 +74,13 @@ CODES = (
     ),
     Code("SERVICE_UNAVAILABLE", 503, "Not available just now.", "Wait for `Retry-After` seconds."),
     Code("CIRCUIT_OPEN", 503, "The service failed repeatedly and is left alone.", "It is tried again by itself."),
+    Code("NO_INSTANCE", 503, "No instance of the service is known.", "Is it started, and does its name resolve?"),
     Code("SERVICE_BUSY", 503, "All connections to the service are in use.", "Wait; BACKEND_POOL_SIZE raises it."),
     Code("IDENTITY_UNAVAILABLE", 503, "No key to verify tokens with could be had.", "Is user_service running?"),
     Code("DATABASE_UNAVAILABLE", 503, "The service's database does not answer.", "It recovers by itself."),
     Code("PRODUCTS_UNAVAILABLE", 503, "product_service could not be asked; nothing was ordered.", "Try again."),
     Code("GATEWAY_TIMEOUT", 504, "Out of time.", "Try again."),
     Code("SERVICE_TIMEOUT", 504, "The service did not answer in time.", "Try again; REQUEST_TIMEOUT, `timeout_s`."),
+    Code("DEADLINE_EXCEEDED", 504, "The time was over before the work began.", "Allow more with X-Request-Timeout-Ms."),
     Code("NOT_CACHED", 504, "Only a kept answer was asked for, and there is none.", "Leave only-if-cached out."),
 )

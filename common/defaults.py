@@ -1,7 +1,7 @@
 """`install(app, ...)`: what each of our services has without saying so.
 
-Errors in one shape, JSON logs with request ids, health pages, the database with its migrations, token verification,
-and an OpenAPI document that is true. A service adds its routes and rules.
+Errors in one shape, JSON logs with request ids, deadlines, health pages, the database with its migrations, token
+verification, and an OpenAPI document that is true. A service adds its routes and rules.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flask import Response, g, request
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.datastructures import Headers
 
-from common import VERSION, db, health, logs, migrations, openapi, problems, tokens
+from common import VERSION, db, deadlines, health, logs, migrations, openapi, problems, tokens
 from common.db import Database
 from common.health import Check, Health
 from common.keys import JwkSetKeys, Keys, SharedSecret
@@ -73,6 +73,7 @@ def install(
         readiness["database"] = lambda: migrations.require_current(database, folder, name)
     health.init_app(app, Health(name, VERSION, readiness))
     _observe_requests(app)
+    deadlines.init_app(app)  # after it, so that a refusal has its request id
 
 
 def default_keys(settings: ServiceSettings) -> Keys:

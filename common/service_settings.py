@@ -6,11 +6,25 @@ import os
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+import redis
+from pydantic import AfterValidator, Field
 
 from common.settings import IdentitySettings, OptionalText, Secret, strong_secret
+
+ADDRESS = r"^https?://[^/?#@\s]+$"
+MOST_WEIGHT = 1000
+
+
+def _redis_url(value: str | None) -> str | None:
+    """`value`, from which a client can be made. Raises `ValueError` without it: it may hold a password."""
+    try:
+        if value is not None:
+            redis.ConnectionPool.from_url(value)
+    except ValueError:
+        raise ValueError("must be an address like redis://localhost:6379/0, rediss://... or unix://...") from None
+    return value
 
 
 class ServiceSettings(IdentitySettings):
@@ -33,6 +47,20 @@ class ServiceSettings(IdentitySettings):
     database_pool_size: int = Field(10, ge=1, le=200, description="Database connections, for each worker.")
     service_secret: Secret = Field(
         None, description="With it the services prove to each other who they are. Required in production."
+    )
+
+    registry_url: Annotated[OptionalText, AfterValidator(_redis_url)] = Field(
+        None, description="The Redis in which the service says where it is; without one it does not."
+    )
+    advertised_url: OptionalText = Field(
+        None,
+        pattern=ADDRESS,
+        description="Where the gateway reaches this instance; by default the address on which it listens, and if that "
+        "is 0.0.0.0 the one from which it speaks to REGISTRY_URL.",
+    )
+    registry_weight: float = Field(1, gt=0, le=MOST_WEIGHT, description="This instance's share of the requests.")
+    registry_lease_s: float = Field(
+        15, ge=1, le=3600, description="Seconds after which an instance that died is taken out of the registry."
     )
 
     @property

@@ -11,16 +11,16 @@ from pathlib import Path
 import click
 from flask import Flask
 
-from gateway.router import FACES
+from gateway.router import faces
 from gateway.runtime import runtime_of
-from gateway.services import load_services
-from gateway.services_file import ServicesError, ServicesFile
+from gateway.services import FIRST_VERSION, ServicesError, load_services
+from gateway.services_file import ServicesFile
 from gateway.settings import service_urls
 
 as_json = click.option("--json", "is_json", is_flag=True, help="For programs.")
 
 
-def init_app(app: Flask, needed: list[str]) -> None:
+def init_app(app: Flask) -> None:
     @app.cli.command("check")
     @click.argument("file", required=False, type=click.Path(path_type=Path))
     @as_json
@@ -30,7 +30,7 @@ def init_app(app: Flask, needed: list[str]) -> None:
         path = file or settings.gateway_services
         try:
             faults: list[str] = []
-            known = load_services(path, settings, service_urls(), needed=needed)
+            known = load_services(path, settings, service_urls()).services
         except ServicesError as error:
             faults, known = error.problems, {}
         if is_json:
@@ -54,14 +54,14 @@ def init_app(app: Flask, needed: list[str]) -> None:
         rows = [
             {
                 "methods": list(route.methods),
-                "path": f"/{route.prefix}{route.template}",
+                "path": f"{route.prefix}{route.template}",
                 "service": route.service.name,
                 "name": route.name,
             }
-            for route in runtime_of(app).router.routes
+            for route in runtime_of(app).table.router.routes
         ]
         if is_json:
-            click.echo(json.dumps({"faces": list(FACES), "routes": rows}))
+            click.echo(json.dumps({"faces": list(faces(FIRST_VERSION)), "routes": rows}))
             return
         for row in rows:
             methods = ",".join(row["methods"]).replace("*", "ANY")

@@ -73,6 +73,7 @@ def exchange_of(environ: WSGIEnvironment, runtime: Runtime, request_id: str) -> 
         forwarding=Forwarding(caller, scheme, host or "", proxies, via),
         request_id=request_id,
         runtime=runtime,
+        table=runtime.table,
         is_operations=environ["SERVER_PORT"] == str(settings.operations_port),
     )
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from http.cookies import Morsel, SimpleCookie
 from typing import TYPE_CHECKING, Protocol
 
 from common.keys import InvalidToken, KeysUnavailable
 from common.tokens import Identity, bearer_token
 from gateway.body import Body
 from gateway.headers import Forwarding
+from gateway.rewriting import capture
 from gateway.targets import Target
 
 if TYPE_CHECKING:
     from gateway.router import Route
     from gateway.runtime import Runtime
     from gateway.services import Service
+    from gateway.table import Table
 
 SOURCE = "gateway"
 """The source that our own problems name."""
@@ -70,10 +73,12 @@ class Exchange:
     forwarding: Forwarding
     request_id: str
     runtime: Runtime
+    table: Table  # the one that was in force when the request came
     is_operations: bool  # came in on the operations listener
     started: float = field(default_factory=time.perf_counter)
     service: Service = field(init=False)
     route: Route = field(init=False)
+    backend: str = ""  # key of the service that is asked: the route's, or another one that a split chose
     prefix_segments: int = 0  # how many of the target's segments belong to the service's public prefix
     answer_headers: HeaderList = field(default_factory=list)  # what policies add to whatever answer it will be
     notes: dict[str, str | int | float] = field(default_factory=dict)  # for the access line
@@ -92,6 +97,22 @@ class Exchange:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    @property
+    def caller_key(self) -> str:
+        """What `hash_by` says: the same caller, or the same field or cookie, gets the same instance and split."""
+        kind, _, name = self.service.hash_by.partition(":")
+        if kind == "header":
+            return self.headers.get(name.lower(), "")
+        if kind == "cookie":
+            return SimpleCookie(self.headers.get("cookie", "")).get(name, Morsel[str]()).value or ""
+        identity = self.identity if kind == "user" else None
+        return identity.user_id if identity else self.forwarding.caller
+
+    @property
+    def captured(self) -> dict[str, str]:
+        """What the names in the route's template stand for, as the caller wrote it."""
+        return capture(self.route.template, self.target.after(self.prefix_segments).split("/")[1:])
 
     def _verified(self) -> Identity | Exception | None:
         if not self._identity_known:

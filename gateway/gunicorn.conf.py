@@ -29,14 +29,12 @@ from prometheus_client import multiprocess  # noqa: E402
 
 from common.serving import gunicorn_settings  # noqa: E402
 from common.settings import load_or_exit  # noqa: E402
-from gateway import EXPLICIT_NAMES  # noqa: E402
-from gateway.services import load_services  # noqa: E402
-from gateway.services_file import ServicesError  # noqa: E402
+from gateway.services import ServicesError, load_services  # noqa: E402
 from gateway.settings import GatewaySettings, service_urls  # noqa: E402
 
 _settings = load_or_exit(GatewaySettings, "gateway")
 try:
-    load_services(_settings.gateway_services, _settings, service_urls(), needed=EXPLICIT_NAMES)
+    load_services(_settings.gateway_services, _settings, service_urls())
 except ServicesError as error:
     raise SystemExit(f"gateway cannot start: {error}") from None
 
@@ -67,9 +65,10 @@ def post_worker_init(worker: Any) -> None:
     runtime = worker.wsgi.extensions["gateway"]
     runtime.health.is_draining = lambda: not worker.alive
     runtime.metrics.limit_store_up(True)
-    for backend in runtime.backends.values():
+    for backend in runtime.table.backends.values():
         for instance in backend.instances:
-            instance.breaker.announce()
+            if instance.breaker:
+                instance.breaker.announce()
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -1,93 +1,408 @@
-"""What stands behind the gateway: one frozen `Service` for each entry of the services file, every number filled in."""
+"""What stands behind the gateway: one frozen `Service` for each entry of the services file and for each further version
+of it, one `RouteRule` for each of its routes, every number filled in.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from click import ClickException
 from limits import RateLimitItem, parse
+from pydantic import ValidationError
 
-from gateway.services_file import NAME, ServiceEntry, ServicesError, Strategy, free_name, parse_address, read
+from gateway import yaml_file
+from gateway.advice import fault_texts
+from gateway.backend.dns import DnsSource
+from gateway.backend.dns import parse_source as parse_dns_source
+from gateway.backend.standing import ActiveRule, EjectionRule
+from gateway.matching import Condition, Conditions
+from gateway.rewriting import HeaderChanges, PathTemplate, Redirect, Rewrite
+from gateway.services_file import (
+    NAME,
+    REGISTRY,
+    HeaderChangesEntry,
+    InstanceEntry,
+    MirrorEntry,
+    Place,
+    Priority,
+    RewriteEntry,
+    RouteEntry,
+    Rules,
+    ServiceEntry,
+    ServicesFile,
+    SplitEntry,
+    Strategy,
+    free_name,
+    parse_source,
+)
 from gateway.settings import GatewaySettings
+from gateway.yaml_file import YamlError, YamlFile
 
 DEFAULT_LIMIT = "default"
+FIRST_VERSION = "1"
+NO_CHANGES = HeaderChanges()
+
+
+class ServicesError(ClickException):
+    """The file does not describe services that can be run; `problems` holds one `file:line:column: ...` each.
+
+    A `ClickException`, so that `flask --app gateway ...` shows its text and no stack trace.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("the services file has problems:" + "".join(f"\n  {problem}" for problem in problems))
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One instance as the configuration names it, or a source of several."""
+
+    url: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where a service's instances come from."""
+
+    static: tuple[Address, ...] = ()
+    dns: tuple[tuple[DnsSource, float], ...] = ()  # with the weight of each of its addresses
+    registered: float | None = None  # weight of registered instances; None: the registry isn't asked
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """As the file writes them."""
+        return (
+            *(address.url for address in self.static),
+            *(source.text for source, _weight in self.dns),
+            *((REGISTRY,) if self.registered is not None else ()),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerRule:
+    failures: int  # in a row
+    recovery_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """What GET gets while no instance can be had."""
+
+    is_stale: bool
+    status: int | None
+    content_type: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HedgeRule:
+    budget: float
+    after_s: float | None  # None: the 95th percentile
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRule:
+    in_flight: int
+    queue: int
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share of the requests or callers that goes to, or is copied to, the service with this key."""
+
+    service: str
+    percent: float
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One service behind the gateway, every number filled in."""
+    """One version of one service behind the gateway, every number filled in.
+
+    A route that says something for itself carries a copy with these numbers laid over.
+    """
 
     name: str
-    instances: tuple[str, ...]  # addresses, at least one
-    path: str  # what replaces the public prefix on the way to the service: "" or "/students"
-    is_public: bool
-    roles: tuple[str, ...]
-    is_cached: bool
-    limits: Mapping[str, RateLimitItem]
-    max_body_bytes: int
-    timeout_s: float  # for all tries together
-    try_timeout_s: float
-    connect_timeout_s: float
-    balance: Strategy
-    hash_by: str
-    retries: int
-    retry_on: frozenset[int]
-    retry_budget: float
+    sources: Sources
+    version: str = FIRST_VERSION
+    prefixes: tuple[str, ...] = ()  # "" or "/shop"; without faces
+    hosts: tuple[str, ...] = ()  # patterns; none: all
+    path: str | None = None  # what the service itself calls its prefix: "" or "/students"; None: the same
+    is_public: bool = False
+    roles: tuple[str, ...] = ()
+    is_cached: bool = False
+    limits: Mapping[str, RateLimitItem] | None = field(default_factory=dict[str, RateLimitItem])  # None: none at all
+    max_body_bytes: int | None = 10 << 20  # None: no bound
+    timeout_s: float = 30  # for all tries together
+    try_timeout_s: float = 30
+    connect_timeout_s: float = 2
+    balance: Strategy = "round-robin"
+    hash_by: str = "user"
+    retries: int = 1
+    retry_on: frozenset[int] = frozenset({502, 503, 504})
+    retry_budget: float = 0.2
+    breaker: BreakerRule | None = BreakerRule(5, 10)
+    fallback: Fallback | None = None
+    check: ActiveRule | None = None
+    ejection: EjectionRule | None = None
+    slow_start_s: float = 0
+    hedge: HedgeRule | None = None
+    load: LoadRule | None = None
+    priority: Priority = "normal"
+    host: str = "instance"  # or "caller", or the Host to tell
+    passes_encoded_slashes: bool = False
+    is_buffered: bool = True
+    is_verbatim: bool = False
+    request_headers: HeaderChanges = NO_CHANGES
+    response_headers: HeaderChanges = NO_CHANGES
+    mirror: Share | None = None
+    split: tuple[Share, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """`products`, or `products@2` for a further version."""
+        return self.name if self.version == FIRST_VERSION else f"{self.name}@{self.version}"
 
     def limit(self, name: str) -> RateLimitItem:
-        """The rate called `name`, or the service's default one."""
+        """The rate called `name`, or the service's default one. Only for a service that has limits."""
+        assert self.limits is not None
         return self.limits.get(name) or self.limits[DEFAULT_LIMIT]
 
 
-def load_services(
-    path: Path, settings: GatewaySettings, urls: Mapping[str, str], *, needed: Iterable[str] = ()
-) -> dict[str, Service]:
-    """The services of the file, with the addresses of `urls` (see `settings.service_urls`) laid over them.
+@dataclass(frozen=True, slots=True)
+class RouteRule:
+    """One entry of `routes:`, with its service as it is for this route."""
 
-    `needed` are those without which there is no start, because their routes are written in code.
+    service: Service
+    name: str
+    template: str
+    methods: tuple[str, ...]
+    conditions: Conditions
+    limit: str | None
+    rewrite: Rewrite | None
+    redirect: Redirect | None
+    place: str  # file:line
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The whole of what a services file and the `X_SERVICE_URL` variables describe."""
+
+    file: YamlFile
+    entries: ServicesFile
+    services: Mapping[str, Service]  # by key
+    routes: Mapping[str, tuple[RouteRule, ...]]  # by key; none: every method and path
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def are_pages_private(self) -> bool:
+        return self.entries.pages == "operations"
+
+    def place(self, service: Service, key: str = "") -> str:
+        """`file:line` of a service's entry or of one of its keys, "" where the file does not say it."""
+        return self.file.line(("services", service.name, *((key,) if key else ())))
+
+
+def load_services(path: Path, settings: GatewaySettings, urls: Mapping[str, str]) -> Configuration:
+    """What the file at `path` describes, with the addresses of `urls` (see `settings.service_urls`) laid over it.
+
+    Raises `ServicesError` with all that is wrong.
     """
-    entries = dict(read(path).services)
+    try:
+        return configuration_of(yaml_file.read(path), settings, urls)
+    except YamlError as error:
+        raise ServicesError([str(error)]) from None
+
+
+def configuration_of(file: YamlFile, settings: GatewaySettings, urls: Mapping[str, str]) -> Configuration:
+    """As `load_services`, of a file that was read already."""
+    try:
+        read = ServicesFile.model_validate(file.document)
+    except ValidationError as error:
+        raise ServicesError(fault_texts(error, file)) from None
+    entries = dict(read.services)
+    problems = _lay_over(entries, urls)
+    if problems:
+        raise ServicesError(problems)
+    services: dict[str, Service] = {}
+    routes: dict[str, tuple[RouteRule, ...]] = {}
+    for name, entry in entries.items():
+        for service in _versions(name, entry, settings):
+            services[service.key] = service
+            routes[service.key] = tuple(
+                _route(service, route, file, position) for position, route in enumerate(entry.routes)
+            )
+    problems = [text for service in services.values() for text in _unknown_targets(service, services, file)]
+    if problems:
+        raise ServicesError(problems)
+    return Configuration(file, read.model_copy(update={"services": entries}), services, routes)
+
+
+def _lay_over(entries: dict[str, ServiceEntry], urls: Mapping[str, str]) -> list[str]:
+    """Change `entries` by the variables. Returns what is wrong with these."""
     problems: list[str] = []
     for name, url in urls.items():
         owner = next((known for known, entry in entries.items() if name in (known, *entry.aliases)), "")
         try:
-            addresses = [parse_address(part.strip()) for part in url.split(",")]
+            members = [InstanceEntry.model_validate({"url": parse_source(part.strip())}) for part in url.split(",")]
             if not owner and not re.fullmatch(NAME, free_name(name)):
                 raise ValueError(f"a service can't be called {name}")
         except ValueError as error:
             problems.append(f"{name.upper().replace('-', '_')}_SERVICE_URL: {error}")
             continue
         if not owner:
-            entries[name] = ServiceEntry.model_validate({"instances": addresses})
+            entries[name] = ServiceEntry.model_validate({"instances": members})
         # of several variables for one service its own name wins, then the first alias
         elif name == next(known for known in (owner, *entries[owner].aliases) if known in urls):
-            entries[owner] = entries[owner].model_copy(update={"url": None, "instances": addresses})
-    problems += [f"{path}: needs an entry {name}, for its routes are fixed" for name in needed if name not in entries]
-    if problems:
-        raise ServicesError(problems)
-    return {name: _fill(name, entry, settings) for name, entry in entries.items()}
+            entries[owner] = entries[owner].model_copy(update={"url": None, "instances": members})
+    return problems
+
+
+def _versions(name: str, entry: ServiceEntry, settings: GatewaySettings) -> Iterable[Service]:
+    first = _fill(name, entry, settings)
+    yield first
+    for version, other in entry.versions.items():
+        path = first.path if other.path is None else other.path
+        yield replace(first, version=version, sources=_sources(other), path=path)
 
 
 def _fill(name: str, entry: ServiceEntry, settings: GatewaySettings) -> Service:
-    rates = {limit: parse(rate) for limit, rate in entry.limits.items()}
-    rates.setdefault(DEFAULT_LIMIT, parse(f"{settings.rate_limit_requests} per {settings.rate_limit_window} second"))
-    return Service(
+    timeout_s = entry.timeout_s or settings.request_timeout
+    service = Service(
         name=name,
-        instances=entry.addresses,
-        path=f"/{name}" if entry.path is None else entry.path,
-        is_public=entry.public,
-        roles=tuple(entry.roles),
-        is_cached=entry.cache,
-        limits=rates,
-        max_body_bytes=settings.max_request_size if entry.max_body is None else entry.max_body,
-        timeout_s=entry.timeout_s or settings.request_timeout,
-        try_timeout_s=entry.try_timeout_s or entry.timeout_s or settings.request_timeout,
+        sources=_sources(entry),
+        prefixes=tuple(entry.prefixes) or (f"/{name}",),
+        hosts=tuple(entry.hosts),
+        path=entry.path,
+        limits=_limits(entry, settings),
+        max_body_bytes=settings.max_request_size,
+        timeout_s=timeout_s,
+        try_timeout_s=entry.try_timeout_s or timeout_s,
         connect_timeout_s=entry.connect_timeout_s or settings.connect_timeout,
         balance=entry.balance,
         hash_by=entry.hash_by,
         retries=entry.retries,
         retry_on=frozenset(entry.retry_on),
         retry_budget=entry.retry_budget,
+        breaker=_breaker(entry, settings),
+        fallback=_fallback(entry),
+        check=ActiveRule(**entry.health_check.model_dump()) if entry.health_check else None,
+        ejection=EjectionRule(**entry.ejection.model_dump()) if entry.ejection else None,
+        slow_start_s=entry.slow_start_s,
+        hedge=_hedge(entry),
+        load=LoadRule(entry.load.in_flight, entry.load.queue, entry.load.wait_ms / 1000) if entry.load else None,
+        host=entry.host,
+        passes_encoded_slashes=entry.encoded_slashes,
+        is_buffered=entry.buffered,
+        is_verbatim=entry.verbatim,
     )
+    return _ruled(service, entry)
+
+
+def _ruled(service: Service, rules: Rules) -> Service:
+    """`service` with what `rules` say laid over it."""
+    changes: dict[str, object] = {}
+    if "max_body" in rules.model_fields_set:
+        changes["max_body_bytes"] = rules.max_body
+    if rules.timeout_s is not None and rules.timeout_s != service.timeout_s:
+        changes |= {"timeout_s": rules.timeout_s, "try_timeout_s": min(service.try_timeout_s, rules.timeout_s)}
+    given: dict[str, object | None] = {
+        "is_public": rules.public,
+        "roles": None if rules.roles is None else tuple(rules.roles),
+        "is_cached": rules.cache,
+        "priority": rules.priority,
+        "request_headers": rules.request_headers and _changes(rules.request_headers),
+        "response_headers": rules.response_headers and _changes(rules.response_headers),
+        "mirror": rules.mirror and _share(rules.mirror),
+        "split": None if rules.split is None else tuple(_share(share) for share in rules.split),
+    }
+    changes |= {name: value for name, value in given.items() if value is not None}
+    return replace(service, **changes)  # pyright: ignore[reportArgumentType] - the names above are its fields
+
+
+def _route(service: Service, entry: RouteEntry, file: YamlFile, position: int) -> RouteRule:
+    conditions = Conditions(
+        hosts=tuple(entry.hosts),
+        headers=tuple(Condition("header", name.lower(), wanted) for name, wanted in entry.headers.items()),
+        query=tuple(Condition("query", name, wanted) for name, wanted in entry.query.items()),
+    )
+    own = _ruled(service, entry)
+    if entry.rewrite and entry.rewrite.host:
+        own = replace(own, host=entry.rewrite.host)
+    return RouteRule(
+        service=own,
+        name=f"{service.name}.{entry.name or entry.path}",
+        template=entry.path,
+        methods=tuple(entry.methods),
+        conditions=conditions,
+        limit=entry.limit,
+        rewrite=_rewrite(entry.rewrite) if entry.rewrite else None,
+        redirect=Redirect(entry.redirect.status, entry.redirect.to) if entry.redirect else None,
+        place=file.line(("services", service.name, "routes", position)),
+    )
+
+
+def _unknown_targets(service: Service, services: Mapping[str, Service], file: YamlFile) -> Iterable[str]:
+    for share, key in [(service.mirror, "mirror"), *((share, "split") for share in service.split)]:
+        if share is not None and share.service not in services:
+            place = file.place(("services", service.name, key))
+            yield f"{place}: services.{service.name}.{key}: there is no service {share.service}"
+
+
+def _sources(place: Place) -> Sources:
+    dns = [(parse_dns_source(entry.url), entry.weight) for entry in place.members if entry.url.startswith("dns:")]
+    static = [
+        Address(entry.url, entry.weight)
+        for entry in place.members
+        if entry.url != REGISTRY and not entry.url.startswith("dns:")
+    ]
+    registered = next((entry.weight for entry in place.members if entry.url == REGISTRY), None)
+    return Sources(tuple(static), tuple(dns), registered)
+
+
+def _limits(entry: ServiceEntry, settings: GatewaySettings) -> dict[str, RateLimitItem] | None:
+    if entry.limits is None:
+        return None
+    rates = {name: parse(rate) for name, rate in entry.limits.items()}
+    rates.setdefault(DEFAULT_LIMIT, parse(f"{settings.rate_limit_requests} per {settings.rate_limit_window} second"))
+    return rates
+
+
+def _breaker(entry: ServiceEntry, settings: GatewaySettings) -> BreakerRule | None:
+    if entry.breaker is None:
+        return None
+    return BreakerRule(
+        entry.breaker.failures or settings.breaker_failures, entry.breaker.recovery_s or settings.breaker_recovery_s
+    )
+
+
+def _fallback(entry: ServiceEntry) -> Fallback | None:
+    said = entry.breaker and entry.breaker.fallback
+    return Fallback(said.stale, said.status, said.content_type, said.body.encode()) if said else None
+
+
+def _hedge(entry: ServiceEntry) -> HedgeRule | None:
+    if entry.hedge is None:
+        return None
+    return HedgeRule(entry.hedge.budget, entry.hedge.after_ms / 1000 if entry.hedge.after_ms else None)
+
+
+def _changes(entry: HeaderChangesEntry) -> HeaderChanges:
+    return HeaderChanges(tuple(entry.set.items()), tuple(entry.add.items()), tuple(entry.remove))
+
+
+def _share(entry: MirrorEntry | SplitEntry) -> Share:
+    return Share(entry.service, entry.percent)
+
+
+def _rewrite(entry: RewriteEntry) -> Rewrite | None:
+    if entry.path is not None:
+        return Rewrite(template=PathTemplate.parse(entry.path))
+    if entry.strip_prefix or entry.add_prefix:
+        return Rewrite(strip=entry.strip_prefix or "", put=entry.add_prefix or "")
+    return None

@@ -9,6 +9,7 @@ from functools import partial  # noqa: E402
 from flask import Flask  # noqa: E402
 from gunicorn.workers.base import Worker  # noqa: E402
 
+from common.registration import announce  # noqa: E402
 from common.serving import gunicorn_settings, repeat  # noqa: E402
 from common.settings import load_or_exit  # noqa: E402
 from order_service.reconciler import reconcile  # noqa: E402
@@ -19,8 +20,9 @@ globals().update(gunicorn_settings(OrderSettings.name, [f"{settings.service_host
 
 
 def post_worker_init(worker: Worker) -> None:
-    """From the moment the worker begins to stop, `/ready` says so; until then it reconciles."""
+    """Until the worker begins to stop it is in the registry, and reconciles; from then on `/ready` says so."""
     app = worker.wsgi
     assert isinstance(app, Flask)
     app.extensions["health"].is_draining = lambda: not worker.alive
+    announce(settings, lambda: worker.alive)
     repeat(worker, partial(reconcile, app.extensions["checkout"]), settings.reconcile_interval)

@@ -2,6 +2,10 @@
 
 Each call may be repeated at will; product_service makes sure that nothing is taken or given back twice.
 
+A call may take its two time-outs together, or what is left of the request being served if that is less: the wait for a
+connection, a second try and an answer that comes in drops included. Once nothing is left no call is made. Both end like
+any other time-out.
+
 ProductError
 ├── ProductsUnavailable        no answer, or none that makes sense; nobody knows whether the call had an effect
 ├── Refused                    nothing was taken, and asking again will not help; carries the faults
@@ -15,18 +19,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from threading import BoundedSemaphore
+from typing import cast
 
+import gevent
 import requests
 import structlog
 from pydantic import BaseModel, Field, ValidationError
 
-from common import service_tokens
+from common import deadlines, service_tokens
+from common.deadlines import Deadline
 from common.http import tuned_session
 from common.logs import current_request_id
 from common.models import Price
 from common.problems import FieldError
 
-POOL_SIZE = 50  # connections, for each worker
+CONNECTIONS = 50  # for each worker
 log = structlog.get_logger("products")
 
 
@@ -79,13 +87,25 @@ class Reserved:
 
 
 class ProductClient:
-    """Shared by all greenlets of a worker; the session's connection pool protects itself."""
+    """Shared by all greenlets of a worker; the session's connection pool protects itself.
 
-    def __init__(self, url: str, secret: str, *, connect_timeout_s: float, read_timeout_s: float) -> None:
+    There are as many places as connections, so that nobody has to wait in the pool, where a wait can't be cut short.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        secret: str,
+        *,
+        connect_timeout_s: float,
+        read_timeout_s: float,
+        connections: int = CONNECTIONS,
+    ) -> None:
         self._url = url
         self._secret = secret
         self._timeouts_s = (connect_timeout_s, read_timeout_s)
-        self._session = tuned_session(pool_size=POOL_SIZE)
+        self._session = tuned_session(pool_size=connections)
+        self._places = BoundedSemaphore(connections)
 
     def reserve(self, order_id: str, quantities: Mapping[int, int]) -> Reserved:
         """Hold these quantities by product id, all or nothing."""
@@ -109,21 +129,40 @@ class ProductClient:
         return _invalidation(self._call("DELETE", f"/reservations/{order_id}"))
 
     def _call(self, method: str, path: str, body: Mapping[str, object] | None = None) -> requests.Response:
-        token = service_tokens.mint(self._secret, issuer="order_service", audience="product_service")
-        headers = {"Authorization": f"Bearer {token}"}
-        if request_id := current_request_id():
-            headers["X-Request-ID"] = request_id
-
-        def send() -> requests.Response:
-            return self._session.request(method, self._url + path, headers=headers, json=body, timeout=self._timeouts_s)
-
+        deadline = deadlines.outgoing(sum(self._timeouts_s))
+        if not self._places.acquire(timeout=deadline.left_s()):
+            raise _unavailable("all connections in use")
         try:
-            answer = _again_on_a_lost_connection(send)
+            answer = _again_on_a_lost_connection(lambda: self._send(method, path, body, deadline))
         except requests.RequestException as error:
             raise _unavailable(type(error).__name__) from error
+        finally:
+            self._places.release()
         if not 200 <= answer.status_code < 300:
             raise _error(answer)
         return answer
+
+    def _send(self, method: str, path: str, body: Mapping[str, object] | None, deadline: Deadline) -> requests.Response:
+        if left_s := deadline.left_s():
+            connect_s, read_s = self._timeouts_s
+            # requests' time-outs begin anew with each byte that comes. gevent's does not, and strikes in a worker only:
+            # a command's sockets don't yield to it
+            with gevent.Timeout(left_s, cast("None", False)):  # False: silent
+                return self._session.request(
+                    method,
+                    self._url + path,
+                    headers=self._headers(left_s),
+                    json=body,
+                    timeout=(min(connect_s, left_s), min(read_s, left_s)),
+                )
+        raise requests.Timeout("nothing is left of the time")
+
+    def _headers(self, left_s: float) -> dict[str, str]:
+        token = service_tokens.mint(self._secret, issuer="order_service", audience="product_service")
+        headers = {"Authorization": f"Bearer {token}", deadlines.HEADER: deadlines.render(left_s)}
+        if request_id := current_request_id():
+            headers["X-Request-ID"] = request_id
+        return headers
 
 
 def _again_on_a_lost_connection(send: Callable[[], requests.Response]) -> requests.Response:

@@ -9,7 +9,7 @@ import gevent
 import requests
 
 from common.http import tuned_session
-from gateway.services import Service
+from gateway.backend.backend import Backend
 
 HEALTH_TIMEOUT_S = 1.0
 HEALTH_KEPT_S = 1.0
@@ -21,15 +21,18 @@ class InstanceHealth:
     Shared by greenlets: while one asks, the others get what was known before or wait for the first round.
     """
 
-    def __init__(self, services: Iterable[Service]) -> None:
-        self._instances = [(service.name, url) for service in services for url in service.instances]
+    def __init__(self) -> None:
         self._session = tuned_session(pool_size=4)
         self._rows: list[dict[str, str | float]] = []
         self._asked_at = float("-inf")
 
-    def rows(self) -> list[dict[str, str | float]]:
+    def rows(self, backends: Iterable[Backend]) -> list[dict[str, str | float]]:
         if time.monotonic() - self._asked_at >= HEALTH_KEPT_S:
-            asked = [gevent.spawn(self._ask, service, url) for service, url in self._instances]
+            asked = [
+                gevent.spawn(self._ask, backend.service.key, instance.url)
+                for backend in backends
+                for instance in backend.instances
+            ]
             gevent.joinall(asked)
             self._rows = [greenlet.get() for greenlet in asked]
             self._asked_at = time.monotonic()

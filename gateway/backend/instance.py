@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import TypeVar
 
 import requests
@@ -60,7 +61,7 @@ class Instance:
 
     def __init__(self, service: Service, url: str, settings: GatewaySettings, metrics: Metrics) -> None:
         self.url = url
-        self.weight = 1.0
+        self.share = 1.0
         self.in_flight = 0
         self._service = service
         self._latency = PeakEwma()
@@ -68,24 +69,46 @@ class Instance:
             pool_connections=1, pool_maxsize=settings.backend_pool_size, pool_block=True, max_retries=0
         )
         self._session = tuned_session(pool_size=settings.backend_pool_size, adapter=adapter)
-        self.breaker = Breaker(
-            service.name, url, metrics, failures=settings.breaker_failures, recovery_s=settings.breaker_recovery_s
+        rule = service.breaker
+        self.breaker = (
+            Breaker(service.key, url, metrics, failures=rule.failures, recovery_s=rule.recovery_s) if rule else None
         )
+
+    def suits(self, service: Service) -> bool:
+        """Whether a service that is described anew may keep this instance: the same breaker and patience."""
+        own = self._service
+        return (own.key, own.breaker, own.connect_timeout_s, own.try_timeout_s) == (
+            service.key,
+            service.breaker,
+            service.connect_timeout_s,
+            service.try_timeout_s,
+        )
+
+    @property
+    def weight(self) -> float:
+        return self.share
+
+    @property
+    def admits(self) -> bool:
+        """Whether its breaker would let a call through just now."""
+        return self.breaker is None or self.breaker.admits
 
     @property
     def latency_s(self) -> float:
         return self._latency.value_s
 
-    def call(self, method: str, target: str, headers: list[tuple[str, str]], body: Body, time_left_s: float) -> Answer:
-        """The instance's answer, whatever its status.
+    def call(
+        self, method: str, target: str, headers: list[tuple[str, str]], body: Body, time_left_s: float, *, is_only: bool
+    ) -> Answer:
+        """The instance's answer, whatever its status. An `is_only` one is connected to again if that fails.
 
         Raises `TryFailed`, `BreakerOpen`, `CallerGone`, and `EmptyPoolError` when all connections are in use.
         """
         self.in_flight += 1
         began = time.monotonic()
         try:
-            with self.breaker.calling():
-                answer = self._answer(method, self._exchange(method, target, headers, body, time_left_s))
+            with self.breaker.calling() if self.breaker else nullcontext():
+                answer = self._answer(method, self._exchange(method, target, headers, body, time_left_s, is_only))
                 if answer.status >= 500:
                     raise _FailedWith(answer)
         except _FailedWith as failed:
@@ -107,7 +130,7 @@ class Instance:
         self.in_flight -= 1
 
     def _exchange(
-        self, method: str, target: str, headers: list[tuple[str, str]], body: Body, time_left_s: float
+        self, method: str, target: str, headers: list[tuple[str, str]], body: Body, time_left_s: float, is_only: bool
     ) -> HTTPResponse:
         request = prepare(method, self.url, target, headers, body)
         service = self._service
@@ -115,7 +138,7 @@ class Instance:
         try:
             response = self._attempt(request, timeout_s)
         except NoConnection as error:
-            if not body.is_at_start or len(service.instances) > 1 or not is_connect_failure(error):
+            if not body.is_at_start or not is_only or not is_connect_failure(error):
                 raise
             response = self._attempt(request, timeout_s)  # nothing was sent yet, so trying again can't hurt
         return raw_answer(response)
@@ -144,10 +167,10 @@ class Instance:
                 raise
             raw.release_conn()
             return Answer(raw.status, headers, (content,), self.url)
-        return Answer(raw.status, headers, _Stream(self._service.name, raw), self.url)
+        return Answer(raw.status, headers, _Stream(self._service.key, raw), self.url)
 
     def _failed(self, error: Exception) -> TryFailed:
-        name = self._service.name
+        name = self._service.key
         if isinstance(error, NoConnection) and is_connect_failure(error):
             failure, outcome = Failure.NOT_CONNECTED, "unreachable"
             problem: Problem = BadGateway(f"The service {name} can't be reached just now.", code="SERVICE_UNREACHABLE")

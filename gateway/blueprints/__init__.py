@@ -8,25 +8,25 @@
     def browse(exchange: Exchange) -> Answer:
         return forward(exchange)
 
-The decorators are the contract of a route, and they are composed once, at import. Registering the blueprint on the
-gateway puts its routes into the router and its prefix into Flask's map, under each face (`/x`, `/api/x`, `/api/v1/x`).
+The decorators are the contract of a route, and they are composed once, at import. `table.compile_table` puts the routes
+of all blueprints into the router, under each face (`/x`, `/api/x`, `/api/v1/x`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from flask import Blueprint, Flask, Response, current_app, request
-from flask.sansio.app import App
+from flask import Blueprint, Response, request
 from werkzeug.datastructures import Headers
-from werkzeug.routing import PathConverter, Rule
+from werkzeug.exceptions import MethodNotAllowed
 
 from common.problems import status_line
 from gateway.exchange import EXCHANGE, Answer, Exchange, Handler
-from gateway.router import ANY, FACES, Route
-from gateway.runtime import Runtime, runtime_of
+from gateway.policies import around
+from gateway.router import ANY, NO_CONDITIONS, Route
+from gateway.services import RouteRule, Service
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -38,15 +38,22 @@ class _Template:
     methods: tuple[str, ...]
     handler: Handler
     name: str
+    rule: RouteRule | None = None
 
 
 class ServiceBlueprint(Blueprint):
-    """A blueprint whose views are handlers. `service` names the entry in `services.yaml`; default: `name`."""
+    """A blueprint whose views are handlers. `service` names the entry in `services.yaml`; default: `name`.
 
-    def __init__(self, name: str, import_name: str, *, service: str = "") -> None:
+    `prefix` is where it is reachable, default `/NAME`; `base` what the service itself calls that, default `/SERVICE`.
+    """
+
+    def __init__(
+        self, name: str, import_name: str, *, service: str = "", prefix: str | None = None, base: str | None = None
+    ) -> None:
         super().__init__(name, import_name)
-        self.prefix = name
         self.service_name = service or name
+        self._prefix = f"/{name}" if prefix is None else prefix
+        self._base = base
         self._templates: list[_Template] = []
 
     def proxy(self, template: str, methods: Iterable[str] = ANY) -> Callable[[Handler], Handler]:
@@ -59,39 +66,44 @@ class ServiceBlueprint(Blueprint):
 
         return decorate
 
+    def add_rule(self, rule: RouteRule, handler: Handler) -> None:
+        """A route that is written in the services file."""
+        self._templates.append(_Template(rule.template, rule.methods, handler, rule.name, rule))
+
     def same_routes_as(self, other: ServiceBlueprint) -> None:
         """Take over the routes of `other`: the same handlers under another name."""
         self._templates.extend(other._templates)
 
-    def register(self, app: App, options: dict[str, Any]) -> None:
-        super().register(app, options)
-        assert isinstance(app, Flask)
-        runtime = runtime_of(app)
-        service = runtime.services.get(self.service_name)
-        if service is None:
-            raise LookupError(f"the blueprint {self.name} needs an entry {self.service_name} in the services file")
+    def routes(self, service: Service, place: str = "") -> Iterator[Route]:
+        """The routes of one version of the service. `place` is where the service is written."""
+        base = service.path if self._base is None else self._base
         for item in self._templates:
-            runtime.router.add(Route(item.name, service, self.prefix, item.template, item.methods, item.handler))
-        endpoint = f"{self.name}.proxied"
-        app.view_functions[endpoint] = proxied
-        app.url_map.converters["rest"] = _Rest
-        for face in FACES:
-            for path in (f"{face}/{self.prefix}", f"{face}/{self.prefix}/<rest:_rest>"):
-                # Flask's add_url_rule would narrow the methods; the router is the one that knows them
-                app.url_map.add(Rule(path, endpoint=endpoint, methods=None))
+            rule = item.rule
+            of = rule.service if rule else service
+            yield Route(
+                name=item.name,
+                service=of,
+                prefix=self._prefix,
+                base=f"/{self.service_name}" if base is None else base,
+                template=item.template,
+                methods=item.methods,
+                handler=around(of, item.handler),
+                conditions=rule.conditions if rule else NO_CONDITIONS,
+                rewrite=rule.rewrite if rule else None,
+                place=(rule.place if rule else "") or place,
+            )
 
 
-class _Rest(PathConverter):
-    """As `path`, which does not know a rest that begins with a slash."""
+def proxied() -> Response | None:
+    """Flask's first `before_request`: what is not one of the gateway's own pages is the router's to answer.
 
-    regex, part_isolating = ".*?", False
-
-
-def proxied(**_rest: str) -> Response:
-    """The Flask view of every proxied path: hands the exchange to the router."""
+    Not a rule of Flask's map, because that can't change while the gateway runs, and the table of routes can.
+    """
     exchange: Exchange = request.environ[EXCHANGE]
-    runtime: Runtime = runtime_of(current_app)
-    return flask_response(runtime.router.dispatch(exchange))
+    has_pages = exchange.is_operations or not exchange.table.configuration.are_pages_private
+    if has_pages and (request.url_rule is not None or isinstance(request.routing_exception, MethodNotAllowed)):
+        return None
+    return flask_response(exchange.table.router.dispatch(exchange))
 
 
 class _Passing(Response):

@@ -12,22 +12,22 @@ from functools import wraps
 from typing import ParamSpec
 
 from flask import Blueprint, Flask, Response, request
-from werkzeug.exceptions import NotFound as NothingHere
 
-from common import VERSION, health, problems
+from common import VERSION, health
 from common.codes import CODES
 from common.health import Check, Health, page
 from common.keys import JwkSetKeys, Keys
 from common.problems import NotFound, Problem
-from gateway.backend import Call
-from gateway.blueprints import flask_response, proxied
+from gateway.backend.backend import Call
+from gateway.blueprints import flask_response
 from gateway.body import Body
-from gateway.exchange import EXCHANGE, SOURCE, Answer, Exchange
+from gateway.exchange import EXCHANGE, Answer, Exchange
 from gateway.observability.metrics import CONTENT_TYPE
 from gateway.policies.identity import require
-from gateway.router import FACES, Route
-from gateway.runtime import Runtime, runtime_of
-from gateway.services import Service
+from gateway.router import Route, faces
+from gateway.runtime import runtime_of
+from gateway.services import FIRST_VERSION, Service
+from gateway.table import Table
 
 P = ParamSpec("P")
 
@@ -59,25 +59,29 @@ def current_exchange() -> Exchange:
 @bp.get("/")
 def home() -> Response:
     """What this is, and where to go on."""
-    runtime = current_exchange().runtime
+    table = current_exchange().table
     return page(
         {
             "name": "API gateway",
             "version": VERSION,
-            "services": {name: f"/api/v1/{name}" for name in runtime.router.prefixes},
+            "services": {prefix[1:] or prefix: _main_face(prefix) for prefix in table.router.prefixes},
             "health": "/health",
             "ready": "/ready",
             "problems": "/problems",
-            "documentation": {name: f"/openapi/{name}.json" for name in sorted(runtime.services)},
+            "documentation": {name: f"/openapi/{name}.json" for name in sorted(table.services)},
         }
     )
+
+
+def _main_face(prefix: str) -> str:
+    return prefix if prefix == "/" else f"/api/v1{prefix}"
 
 
 @bp.get("/openapi/<name>.json")
 def openapi(name: str) -> Response:
     """The OpenAPI document of a service, as the service gives it."""
     exchange = current_exchange()
-    backend = exchange.runtime.backends.get(name)
+    backend = exchange.table.backends.get(name)
     if backend is None:
         raise NotFound(f"There is no service {name} here.", code="SERVICE_NOT_FOUND")
     nothing = Body(exchange.body.reader, 0, is_bounded=True)
@@ -110,24 +114,28 @@ def metrics() -> Response:
 @operators_only
 def services() -> Response:
     """What is registered: one row a service."""
-    runtime = current_exchange().runtime
+    table = current_exchange().table
     rows = [
         {
-            "name": service.name,
-            "prefixes": sorted({route.prefix for route in runtime.router.routes if route.service is service}),
-            "routes": [f"{','.join(r.methods)} /{r.prefix}{r.template}" for r in _routes(runtime, service)],
+            "name": service.key,
+            "prefixes": sorted({route.prefix for route in _routes(table, service)}),
+            "routes": [f"{','.join(r.methods)} {r.prefix}{r.template}" for r in _routes(table, service)],
             "instances": [
-                {"url": instance.url, "breaker": instance.breaker.state, "in_flight": instance.in_flight}
-                for instance in runtime.backends[service.name].instances
+                {
+                    "url": instance.url,
+                    "breaker": instance.breaker.state if instance.breaker else "off",
+                    "in_flight": instance.in_flight,
+                }
+                for instance in table.backends[service.key].instances
             ],
         }
-        for service in runtime.services.values()
+        for service in table.services.values()
     ]
     return page({"services": rows})
 
 
-def _routes(runtime: Runtime, service: Service) -> list[Route]:
-    return [route for route in runtime.router.routes if route.service is service]
+def _routes(table: Table, service: Service) -> list[Route]:
+    return [route for route in table.router.routes if route.service.key == service.key]
 
 
 @bp.get("/health/services")
@@ -135,7 +143,7 @@ def _routes(runtime: Runtime, service: Service) -> list[Route]:
 def services_health() -> Response:
     """One row an instance: whether it answers `/health` within a second, asked at most once a second."""
     exchange = current_exchange()
-    rows = exchange.runtime.instance_health.rows()
+    rows = exchange.runtime.instance_health.rows(exchange.table.backends.values())
     is_well = all(row["status"] == "up" for row in rows)
     return page({"status": "up" if is_well else "degraded", "instances": rows})
 
@@ -151,23 +159,13 @@ def readiness_checks(keys: Keys) -> dict[str, Check]:
 
 
 def init_app(app: Flask) -> None:
-    runtime = runtime_of(app)
-
-    def on_unknown_path(_error: NothingHere) -> Response:
-        try:
-            runtime.router.match(current_exchange())  # knows whether it is the service or the version that is unknown
-        except Problem as problem:
-            return problems.response(problem, SOURCE)
-        return problems.response(NotFound("There is nothing at this address."), SOURCE)
-
-    app.register_error_handler(NothingHere, on_unknown_path)
-    health.init_app(app, runtime.health)
-    for face in FACES:
+    health.init_app(app, runtime_of(app).health)
+    for face in faces(FIRST_VERSION):
         app.add_url_rule(f"{face}/services", "pages.services", services)
     app.register_blueprint(bp)
     limiter = app.extensions["limiter_of_pages"]
-    for view in (proxied, *_views_of("health", app)):
-        limiter.exempt(view)  # proxied routes are limited by their policies, probes must never be
+    for view in _views_of("health", app):
+        limiter.exempt(view)  # probes must never be limited
 
 
 def _views_of(blueprint: str, app: Flask) -> list[Callable[..., object]]:

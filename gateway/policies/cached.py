@@ -44,7 +44,7 @@ def cached(handler: Handler) -> Handler:
 
 def _address(exchange: Exchange) -> str:
     query = "" if exchange.target.query is None else f"?{exchange.target.query}"
-    return f"{exchange.service.name} {exchange.target.after(exchange.prefix_segments)}{query}"
+    return f"{exchange.backend} {exchange.target.after(exchange.prefix_segments)}{query}"
 
 
 def _is_good(entry: Entry, wish: rules.Wish) -> bool:

@@ -13,7 +13,8 @@ from gateway.exchange import Answer, Exchange, Handler
 def sized(handler: Handler) -> Handler:
     @wraps(handler)
     def checked(exchange: Exchange) -> Answer:
-        exchange.body.check_length(exchange.service.max_body_bytes)
+        if exchange.service.max_body_bytes is not None:
+            exchange.body.check_length(exchange.service.max_body_bytes)
         return handler(exchange)
 
     return checked

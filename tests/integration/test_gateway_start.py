@@ -110,7 +110,6 @@ BROKEN_FILES = {
         ["x.url", "x.max_body", "y.url", "y.roles"],
     ),
     "empty": ("", ["services.yaml"]),
-    "no users": ("services:\n  orders: {url: http://a}\n  products: {url: http://a}\n", ["users"]),
     "a page's name": (MINIMAL + "  health: {url: http://a}\n", ["health"]),
     "a face's name": (MINIMAL + "  api: {url: http://a}\n", ["api"]),
     "a blueprint's name": (MINIMAL + "  auth: {url: http://a}\n", ["auth"]),

@@ -9,16 +9,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import pytest
 import requests
 
+from common.deadlines import HEADER as DEADLINE
 from tests.integration.test_product_service import (
     Service,
     add_product,
@@ -32,10 +33,11 @@ from tests.integration.test_product_service import (
 )
 from tests.support.processes import wait_until
 
-READ_TIMEOUT_S = 2.0
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 1.0, 2.0
+DRIP_S = 0.05
 SETTLED_WITHIN_S = 20.0
 IMPATIENT = {
-    "PRODUCT_CONNECT_TIMEOUT": "1",
+    "PRODUCT_CONNECT_TIMEOUT": str(CONNECT_TIMEOUT_S),
     "PRODUCT_READ_TIMEOUT": str(READ_TIMEOUT_S),
     "RECONCILE_AFTER": "3.1",
     "RECONCILE_INTERVAL": "0.2",
@@ -48,9 +50,21 @@ Trouble = Callable[[Pass], "Reply | None"]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
+    """`drips` names the part that comes in drops, so that no single read takes long: a head, then, without an end."""
+
     status: int
     headers: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     body: bytes = b""
+    drips: Literal["head", "body"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request as it came by; `told_ms` is what it was said to have left."""
+
+    method: str
+    order_id: str
+    told_ms: int
 
 
 class Server(ThreadingHTTPServer):
@@ -62,10 +76,12 @@ class Troublemaker:
     """Stands before product_service and passes everything, unless there is `trouble` for the next request of a method.
 
     A trouble is called with what passes the request on, and returns what is answered; None closes the connection.
+    Every request is noted in `calls` when it comes.
     """
 
     def __init__(self, target: str) -> None:
         self.trouble: dict[str, Trouble] = {}
+        self.calls: list[Call] = []
         self._target = target.removeprefix("http://")
         outer = self
 
@@ -75,6 +91,7 @@ class Troublemaker:
             def pass_or_trouble(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 headers = dict(self.headers.items())
+                outer.calls.append(Call(self.command, self.path.split("/")[2], int(headers.get(DEADLINE, -1))))
 
                 def passed() -> Reply:
                     return outer.passed(self.command, self.path, headers, body)
@@ -94,8 +111,16 @@ class Troublemaker:
                         self.send_header(name, value)
                 if reply.status != 204:
                     self.send_header("Content-Length", str(len(reply.body)))
+                if reply.drips == "head":
+                    self.flush_headers()
+                    self.drip(b"X-Drops: " + b"x" * 400)
                 self.end_headers()
-                self.wfile.write(reply.body)
+                self.drip(reply.body) if reply.drips else self.wfile.write(reply.body)
+
+            def drip(self, what: bytes) -> None:
+                for byte in what:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(DRIP_S)
 
             def handle(self) -> None:
                 with suppress(OSError):  # the other side gave up waiting
@@ -109,6 +134,15 @@ class Troublemaker:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
+
+    @property
+    def asked_for(self) -> list[str]:
+        """The ids of the orders whose stock was asked for, in order."""
+        return [call.order_id for call in self.calls if call.method == "PUT"]
+
+    def told_ms(self, method: str, order_id: str) -> list[int]:
+        """What was said to be left, at each of these calls about an order."""
+        return [call.told_ms for call in self.calls if (call.method, call.order_id) == (method, order_id)]
 
     def passed(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Reply:
         connection = http.client.HTTPConnection(self._target, timeout=10)
@@ -177,6 +211,7 @@ def shop(request: pytest.FixtureRequest, open_shop: Callable[[str], Shop]) -> It
     """What either service logs as an error while it is used fails the test."""
     shop = open_shop(request.param)
     before = len(errors_of(shop.orders)) + len(errors_of(shop.products))
+    shop.between.calls.clear()
     yield shop
     shop.between.trouble.clear()
     assert (errors_of(shop.orders) + errors_of(shop.products))[before:] == []
@@ -379,3 +414,121 @@ def test_order_service_killed_in_the_middle_finishes_when_it_is_back(
     assert page["total"] == orders
     for order in page["items"]:
         shop.wait_for_status(order["id"], "confirmed", user)
+
+
+def _waiting(milliseconds: int) -> dict[str, str]:
+    """The headers of a customer who waits so long."""
+    return ADA | {DEADLINE: str(milliseconds)}
+
+
+def _effective_but_late(passed: Pass) -> Reply:
+    reply = passed()
+    time.sleep(READ_TIMEOUT_S + 0.7)
+    return reply
+
+
+def _effective_but_head_drips(passed: Pass) -> Reply:
+    return replace(passed(), drips="head")
+
+
+def _effective_but_body_drips(passed: Pass) -> Reply:
+    return replace(passed(), drips="body")
+
+
+def test_each_call_is_told_what_is_left_of_the_request(shop: Shop) -> None:
+    product_id = add_product(shop.products, 5)
+
+    placed = shop.place((product_id, 2), user=_waiting(2500))
+
+    (reserve_ms,), (confirm_ms,) = (shop.between.told_ms(method, placed.json()["id"]) for method in ("PUT", "POST"))
+    assert placed.json()["status"] == "confirmed"
+    assert 2500 >= reserve_ms > confirm_ms > 0
+
+
+@pytest.mark.parametrize("trouble", [_effective_but_late, _effective_but_head_drips, _effective_but_body_drips])
+def test_an_order_whose_time_ends_in_its_reservation_is_answered_then_and_undone(shop: Shop, trouble: Trouble) -> None:
+    product_id = add_product(shop.products, 5)
+    shop.between.trouble["PUT"] = trouble
+    began = time.monotonic()
+
+    answer = shop.place((product_id, 2), user=_waiting(300))
+
+    took_s = time.monotonic() - began
+    assert (answer.status_code, answer.json()["code"]) == (503, "PRODUCTS_UNAVAILABLE")
+    assert took_s < READ_TIMEOUT_S
+    (order_id,) = shop.between.asked_for
+    (told_ms,) = shop.between.told_ms("PUT", order_id)
+    assert 0 < told_ms <= 300
+    wait_until(lambda: shop.reservation(order_id) == "released", "the release", timeout_s=SETTLED_WITHIN_S)
+    shop.wait_for_stock(product_id, 5)
+
+
+def test_the_reconciler_has_its_own_time(shop: Shop) -> None:
+    product_id = add_product(shop.products, 5)
+    shop.between.trouble["PUT"] = _effective_but_late
+
+    shop.place((product_id, 2), user=_waiting(300))
+
+    shop.wait_for_stock(product_id, 5)
+    (order_id,) = shop.between.asked_for
+    (told_ms,) = shop.between.told_ms("DELETE", order_id)
+    assert 1000 * READ_TIMEOUT_S < told_ms <= 1000 * (CONNECT_TIMEOUT_S + READ_TIMEOUT_S)
+
+
+def test_an_order_whose_time_ends_in_its_confirmation_stands_and_is_confirmed_later(shop: Shop) -> None:
+    product_id = add_product(shop.products, 5)
+    shop.between.trouble["POST"] = _effective_but_late
+    began = time.monotonic()
+
+    placed = shop.place((product_id, 2), user=_waiting(1000))
+
+    took_s = time.monotonic() - began
+    assert (placed.status_code, placed.json()["status"]) == (201, "pending")
+    assert took_s < READ_TIMEOUT_S
+    shop.wait_for_status(placed.json()["id"], "confirmed")
+    assert stock_of(shop.products, product_id) == 3
+
+
+def test_an_answer_that_comes_in_drops_is_not_waited_for_without_an_end(shop: Shop) -> None:
+    product_id = add_product(shop.products, 5)
+    shop.between.trouble["PUT"] = _effective_but_body_drips
+    began = time.monotonic()
+
+    answer = shop.place((product_id, 2))
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "PRODUCTS_UNAVAILABLE")
+    assert time.monotonic() - began < 2 * (CONNECT_TIMEOUT_S + READ_TIMEOUT_S)
+    shop.wait_for_stock(product_id, 5)
+
+
+def test_an_order_whose_time_was_over_before_it_came_is_refused_and_leaves_no_trace(shop: Shop) -> None:
+    product_id, user = add_product(shop.products, 5), bearer(f"user-{uuid4()}")
+
+    answer = shop.place((product_id, 2), user=user | {DEADLINE: "0"})
+
+    assert (answer.status_code, answer.json()["code"]) == (504, "DEADLINE_EXCEEDED")
+    assert answer.json()["request_id"] == answer.headers["X-Request-ID"] != ""
+    assert answer.json()["source"] == "order_service"
+    assert shop.between.asked_for == []
+    assert shop.orders.call("GET", "/orders", headers=user).json()["total"] == 0
+
+
+def test_product_service_refuses_what_comes_too_late(shop: Shop) -> None:
+    product_id = add_product(shop.products, 5)
+
+    answer = shop.products.call("GET", f"/products/{product_id}", headers={DEADLINE: "0"})
+
+    assert (answer.status_code, answer.json()["code"], answer.json()["source"]) == (
+        504, "DEADLINE_EXCEEDED", "product_service",
+    )  # fmt: skip
+
+
+def test_the_next_request_of_a_connection_does_not_inherit_a_deadline(shop: Shop) -> None:
+    document = {"lines": [{"product_id": add_product(shop.products, 5), "quantity": 1}]}
+
+    with requests.Session() as connection:
+        for headers in (_waiting(0), _waiting(2500), ADA):
+            connection.post(f"{shop.orders.url}/orders", json=document, headers=headers, timeout=20)
+
+    told_ms = [shop.between.told_ms("PUT", order_id)[0] for order_id in shop.between.asked_for]
+    assert [milliseconds <= 2500 for milliseconds in told_ms] == [True, False]

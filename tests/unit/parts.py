@@ -18,7 +18,7 @@ from gateway.body import Body
 from gateway.exchange import Answer, Exchange, Handler, HeaderList
 from gateway.headers import Forwarding
 from gateway.runtime import Runtime, runtime_of
-from gateway.services import Service
+from gateway.services import Address, Service, Sources
 from gateway.settings import GatewaySettings
 from gateway.targets import parse_target
 from tests.support.processes import KEPT
@@ -60,21 +60,14 @@ def service(name: str = "things", **changes: object) -> Service:
     """A service without anything special."""
     fields: dict[str, object] = {
         "name": name,
-        "instances": ("http://127.0.0.1:1",),
-        "path": f"/{name}",
+        "sources": Sources((Address("http://127.0.0.1:1"),)),
+        "prefixes": (f"/{name}",),
         "is_public": True,
-        "roles": (),
-        "is_cached": False,
         "limits": {"default": parse("1000/minute")},
         "max_body_bytes": 1 << 20,
         "timeout_s": 1.0,
         "try_timeout_s": 1.0,
         "connect_timeout_s": 1.0,
-        "balance": "round-robin",
-        "hash_by": "user",
-        "retries": 1,
-        "retry_on": frozenset({502, 503, 504}),
-        "retry_budget": 0.2,
     }
     return Service(**{**fields, **changes})  # pyright: ignore[reportArgumentType] - the table above has the types
 
@@ -100,10 +93,11 @@ def exchange(
         forwarding=Forwarding(caller, "http", "h", ()),
         request_id=request_id,
         runtime=parts,
+        table=parts.table,
         is_operations=False,
     )
     if of is not None:
-        made.service, made.prefix_segments = of, 1
+        made.service, made.backend, made.prefix_segments = of, of.key, 1
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,7 @@ from order_service.orders import Orders, UnknownOrder
 from order_service.product_client import (
     Offer,
     OutOfStock,
+    ProductClient,
     ProductError,
     ProductsUnavailable,
     ReservationConflict,
@@ -28,6 +30,8 @@ from order_service.product_client import (
     UnknownProduct,
 )
 from order_service.tables import Base, Order, OrderLine
+from tests.support.deadlines import Clock, serving
+from tests.support.stub import StubService
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 PATIENCE_S = 10
@@ -359,6 +363,81 @@ def test_reconcilers_that_come_at_once_do_each_order_once(bench: Bench) -> None:
 
     assert (sum(done), bench.shop.calls) == (4, ["confirm"] * 4)
     assert bench.states() == [("confirmed", "settled")] * 4
+
+
+@pytest.fixture
+def stub() -> Iterator[StubService]:
+    with StubService() as stub:
+        yield stub
+
+
+@dataclass(frozen=True, slots=True)
+class Hurried:
+    """Reserves in the shop, for so long that the request's time is over then; for all else it asks the client."""
+
+    shop: Shop
+    client: ProductClient
+    clock: Clock
+
+    def reserve(self, order_id: str, quantities: Mapping[int, int]) -> Reserved:
+        reserved = self.shop.reserve(order_id, quantities)
+        self.clock.now += 60
+        return reserved
+
+    def confirm(self, order_id: str) -> str:
+        return self.client.confirm(order_id)
+
+    def release(self, order_id: str) -> str:
+        return self.client.release(order_id)
+
+
+def _client(stub: StubService) -> ProductClient:
+    return ProductClient(stub.url, "s" * 32, connect_timeout_s=1, read_timeout_s=5)
+
+
+def test_an_order_whose_time_is_over_before_its_reservation_is_undone_by_the_reconciler(
+    bench: Bench, stub: StubService
+) -> None:
+    checkout = Checkout(bench.orders, _client(stub))
+
+    with serving(250) as clock:
+        clock.now += 60
+        with pytest.raises(ProductsUnavailable):
+            checkout.place("u1", {1: 2}, now=NOW)
+    states = bench.states()
+    done = checkout.settle_due(now=NOW)
+
+    assert (states, done, bench.rows()) == ([("pending", "releasing")], 1, [])
+    assert [request.method for request in stub.requests] == ["DELETE"]
+
+
+def test_an_order_whose_time_is_over_after_its_reservation_stands_and_is_confirmed_later(
+    bench: Bench, stub: StubService
+) -> None:
+    client = _client(stub)
+
+    with serving(250) as clock:
+        order = Checkout(bench.orders, Hurried(bench.shop, client, clock)).place("u1", {1: 2}, now=NOW).order
+    calls_in_time = len(stub.requests)
+    done = Checkout(bench.orders, client).settle_due(now=LATER)
+
+    assert (order.status, order.settlement, order.total, calls_in_time) == ("pending", "confirming", 2500, 0)
+    assert (done, bench.states()) == (1, [("confirmed", "settled")])
+    assert [request.target for request in stub.requests] == [f"/reservations/{order.id}/confirm"]
+
+
+def test_an_order_cancelled_when_the_time_is_over_gives_its_stock_back_later(bench: Bench, stub: StubService) -> None:
+    order = bench.place().order
+    checkout = Checkout(bench.orders, _client(stub))
+
+    with serving(250) as clock:
+        clock.now += 60
+        outcome = checkout.cancel(order, note="", now=NOW)
+    calls_in_time = len(stub.requests)
+    done = checkout.settle_due(now=LATER)
+
+    assert (outcome.order.status, outcome.order.settlement, calls_in_time) == ("cancelled", "releasing", 0)
+    assert (done, bench.states()) == (1, [("cancelled", "settled")])
 
 
 def test_orders_are_paged_newest_first_and_only_ones_own(bench: Bench) -> None:

@@ -9,7 +9,7 @@ from threading import Thread
 
 import pytest
 
-from common import logs, service_tokens
+from common import deadlines, logs, service_tokens
 from common.problems import FieldError
 from order_service.product_client import (
     Offer,
@@ -21,6 +21,7 @@ from order_service.product_client import (
     ReservationGone,
     UnknownProduct,
 )
+from tests.support.deadlines import serving
 from tests.support.ports import free_port
 from tests.support.stub import StubService
 
@@ -33,8 +34,8 @@ HELD = {
 }
 
 
-def _client(url: str) -> ProductClient:
-    return ProductClient(url, SECRET, connect_timeout_s=0.5, read_timeout_s=0.3)
+def _client(url: str, *, read_timeout_s: float = 0.3, connections: int = 5) -> ProductClient:
+    return ProductClient(url, SECRET, connect_timeout_s=0.5, read_timeout_s=read_timeout_s, connections=connections)
 
 
 @pytest.fixture
@@ -180,3 +181,99 @@ def test_a_call_carries_our_own_token_and_the_request_id(stub: StubService) -> N
     assert service_tokens.verify(token, SECRET, audience="product_service") == "order_service"
     assert request.header("X-Request-ID") == "req-of-the-caller"
     assert (request.method, request.target) == ("DELETE", f"/reservations/{ORDER}")
+
+
+def _told_ms(stub: StubService) -> list[int]:
+    """What each call was said to have left."""
+    return [int(str(request.header(deadlines.HEADER))) for request in stub.requests]
+
+
+def test_without_a_request_a_call_is_told_the_clients_own_time_out(stub: StubService) -> None:
+    _client(stub.url).release(ORDER)
+
+    (told_ms,) = _told_ms(stub)
+    assert 500 < told_ms <= 800
+
+
+def test_a_request_with_plenty_of_time_leaves_the_clients_own_time_out(stub: StubService) -> None:
+    with serving(60_000):
+        _client(stub.url).release(ORDER)
+
+    (told_ms,) = _told_ms(stub)
+    assert 500 < told_ms <= 800
+
+
+def test_each_call_is_told_what_is_left_of_the_request(stub: StubService) -> None:
+    client = _client(stub.url)
+
+    with serving(250) as clock:
+        client.confirm(ORDER)
+        clock.now += 0.125
+        client.release(ORDER)
+
+    assert _told_ms(stub) == [250, 125]
+
+
+def test_a_call_ends_when_the_requests_time_does(stub: StubService) -> None:
+    client = _client(f"{stub.url}/slow/2", read_timeout_s=30)
+
+    with serving(200), pytest.raises(ProductsUnavailable):
+        client.release(ORDER)
+
+    assert len(stub.requests) == 1
+
+
+CALLS: dict[str, Callable[[ProductClient], object]] = {
+    "reserve": lambda client: client.reserve(ORDER, {1: 2}),
+    "confirm": lambda client: client.confirm(ORDER),
+    "release": lambda client: client.release(ORDER),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_no_call_is_made_when_nothing_is_left(stub: StubService, call: Callable[[ProductClient], object]) -> None:
+    client = _client(stub.url)
+
+    with serving(250) as clock:
+        clock.now += 0.2501
+        with pytest.raises(ProductsUnavailable):
+            call(client)
+
+    assert stub.connections == 0
+
+
+def test_a_second_try_on_another_connection_is_told_what_is_left_too(stub: StubService) -> None:
+    client = _client(f"{stub.url}/stale")
+
+    with serving(250) as clock:
+        client.release(ORDER)
+        clock.now += 0.125
+        client.release(ORDER)
+
+    assert _told_ms(stub) == [250, 125, 125]
+
+
+def test_whoever_finds_all_connections_in_use_waits_no_longer_than_the_request(stub: StubService) -> None:
+    client = _client(f"{stub.url}/slow/1", read_timeout_s=30, connections=1)
+    holding = Thread(target=client.release, args=(ORDER,))
+    holding.start()
+    stub.wait_for_requests(1)
+
+    with serving(100), pytest.raises(ProductsUnavailable):
+        client.release(ORDER)
+
+    assert (holding.is_alive(), stub.connections) == (True, 1)
+    holding.join()
+
+
+@pytest.mark.parametrize("behaviour", ["cut", "status/500"])
+def test_a_call_that_failed_gives_its_connection_back(stub: StubService, behaviour: str) -> None:
+    client = _client(f"{stub.url}/{behaviour}", connections=1)
+    with pytest.raises(ProductsUnavailable):
+        client.release(ORDER)
+    stub.clear()
+
+    with pytest.raises(ProductsUnavailable):
+        client.release(ORDER)
+
+    assert stub.requests != []

@@ -27,7 +27,7 @@ def router(*templates: tuple[str, str]) -> Router:
     made = Router()
     for template, methods in templates:
         wanted = tuple(methods.split(","))
-        made.add(Route(f"{methods} {template}", THINGS, "things", template, wanted, parts.answering()))
+        made.add(Route(f"{methods} {template}", THINGS, "/things", "/things", template, wanted, parts.answering()))
     return made
 
 
@@ -144,7 +144,7 @@ def test_path_without_a_route_is_not_found(runtime: Runtime, method: str) -> Non
 )
 def test_unknown_service_is_not_found_and_the_known_ones_are_listed(runtime: Runtime, target: str) -> None:
     made = router(("/", "GET"))
-    made.add(Route("others", OTHERS, "others", "/", ("GET",), parts.answering()))
+    made.add(Route("others", OTHERS, "/others", "/others", "/", ("GET",), parts.answering()))
 
     with pytest.raises(NotFound, match="others, things") as refused:
         matched(made, runtime, "GET", target)
@@ -219,14 +219,14 @@ def test_two_routes_for_the_same_requests_are_refused(first: tuple[str, str], se
 def test_the_same_template_under_two_prefixes_is_two_routes() -> None:
     made = router(("/", "GET"))
 
-    made.add(Route("alias", THINGS, "stuff", "/", ("GET",), parts.answering()))
+    made.add(Route("alias", THINGS, "/stuff", "/things", "/", ("GET",), parts.answering()))
 
-    assert made.prefixes == ["stuff", "things"]
+    assert made.prefixes == ["/stuff", "/things"]
 
 
 def test_the_handler_of_the_route_is_run_with_the_exchange(runtime: Runtime) -> None:
     made, calls = Router(), []
-    made.add(Route("x", THINGS, "things", "/", ("GET",), parts.answering(body=b"hello", calls=calls)))
+    made.add(Route("x", THINGS, "/things", "/things", "/", ("GET",), parts.answering(body=b"hello", calls=calls)))
     exchange = parts.exchange(runtime, "GET", "/things")
 
     answer = made.dispatch(exchange)

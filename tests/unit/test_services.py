@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from limits import parse
 
-from gateway.services import Service, load_services
-from gateway.services_file import ServicesError, parse_address, parse_rate
+from gateway.backend.standing import EjectionRule
+from gateway.services import Address, LoadRule, Service, ServicesError, Sources, load_services
+from gateway.services_file import parse_address, parse_rate
 from gateway.settings import GatewaySettings, service_urls
 from tests.unit import parts
 
@@ -38,6 +39,10 @@ services:
 """
 
 
+def urls_of(service: Service) -> tuple[str, ...]:
+    return tuple(address.url for address in service.sources.static)
+
+
 @pytest.fixture(scope="module")
 def settings() -> GatewaySettings:
     return parts.settings(rate_limit_requests=7, rate_limit_window=30, request_timeout=9, max_request_size="1MB")
@@ -50,7 +55,7 @@ def load(tmp_path: Path, settings: GatewaySettings) -> Load:
     def load(text: str | bytes, urls: Mapping[str, str] | None = None) -> dict[str, Service]:
         file = tmp_path / "s.yaml"
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return load_services(file, settings, urls or {})
+        return dict(load_services(file, settings, urls or {}).services)
 
     return load
 
@@ -72,28 +77,23 @@ def test_an_address_is_enough_and_everything_else_has_a_default(load: Load) -> N
 
     assert service == Service(
         name="things",
-        instances=("https://things.internal",),
-        path="/things",
-        is_public=False,
-        roles=(),
-        is_cached=False,
+        sources=Sources((Address("https://things.internal"),)),
+        prefixes=("/things",),
         limits={"default": parse("7 per 30 second")},
         max_body_bytes=1 << 20,
         timeout_s=9,
         try_timeout_s=9,
         connect_timeout_s=2,
-        balance="round-robin",
-        hash_by="user",
-        retries=1,
-        retry_on=frozenset({502, 503, 504}),
-        retry_budget=0.2,
+        ejection=EjectionRule(),
+        load=LoadRule(200, 100, 0.5),
     )
 
 
 def test_everything_in_the_file_is_taken_over(load: Load) -> None:
     assert load(FULL)["students"] == Service(
         name="students",
-        instances=("http://127.0.0.1:5005",),
+        sources=Sources((Address("http://127.0.0.1:5005"),)),
+        prefixes=("/students",),
         path="/v2/students",
         is_public=True,
         roles=("admin", "teacher"),
@@ -108,6 +108,8 @@ def test_everything_in_the_file_is_taken_over(load: Load) -> None:
         retries=2,
         retry_on=frozenset({503}),
         retry_budget=0.1,
+        ejection=EjectionRule(),
+        load=LoadRule(200, 100, 0.5),
     )
 
 
@@ -123,7 +125,7 @@ def test_an_unknown_limit_is_the_default_one(load: Load) -> None:
 
 
 def test_the_shipped_file_is_valid(settings: GatewaySettings) -> None:
-    assert sorted(load_services(settings.gateway_services, settings, {})) == ["orders", "products", "users"]
+    assert sorted(load_services(settings.gateway_services, settings, {}).services) == ["orders", "products", "users"]
 
 
 def test_entries_may_share_what_is_equal_by_yaml_anchors(load: Load) -> None:
@@ -131,7 +133,7 @@ def test_entries_may_share_what_is_equal_by_yaml_anchors(load: Load) -> None:
 
     services = load(text)
 
-    assert [(service.instances, service.is_cached) for service in services.values()] == [
+    assert [(urls_of(service), service.is_cached) for service in services.values()] == [
         (("http://h",), True),
         (("http://i",), True),
     ]
@@ -140,9 +142,9 @@ def test_entries_may_share_what_is_equal_by_yaml_anchors(load: Load) -> None:
 def test_several_instances_stand_in_a_list_in_the_file_or_by_comma_in_a_variable(load: Load) -> None:
     text = "services: {things: {instances: ['http://a:1', 'http://b:2']}}"
 
-    assert load(text)["things"].instances == ("http://a:1", "http://b:2")
-    assert load(text, {"things": "http://c:3, http://d:4"})["things"].instances == ("http://c:3", "http://d:4")
-    assert load(text, {"others": "http://e:5,http://f:6"})["others"].instances == ("http://e:5", "http://f:6")
+    assert urls_of(load(text)["things"]) == ("http://a:1", "http://b:2")
+    assert urls_of(load(text, {"things": "http://c:3, http://d:4"})["things"]) == ("http://c:3", "http://d:4")
+    assert urls_of(load(text, {"others": "http://e:5,http://f:6"})["others"]) == ("http://e:5", "http://f:6")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ def test_a_variable_overrides_the_address_by_name_or_alias(load: Load, name: str
     services = load(FULL, {name: "http://10.0.0.1:80"})
 
     assert services.keys() == {"students"}
-    assert services["students"].instances == ("http://10.0.0.1:80",)
+    assert urls_of(services["students"]) == ("http://10.0.0.1:80",)
     assert services["students"].roles == ("admin", "teacher")
 
 
@@ -170,7 +172,7 @@ def test_a_variable_adds_a_service_that_the_file_does_not_have(load: Load) -> No
     services = load(FULL, {"grade-books": "http://10.0.0.1:80"})
 
     assert services.keys() == {"students", "grade-books"}
-    assert (services["grade-books"].path, services["grade-books"].is_public) == ("/grade-books", False)
+    assert (services["grade-books"].prefixes, services["grade-books"].is_public) == (("/grade-books",), False)
 
 
 @pytest.mark.parametrize("names", [["students", "student", "pupils"], ["pupils", "student", "students"]])
@@ -179,9 +181,9 @@ def test_of_several_variables_for_a_service_its_name_wins_and_then_the_first_ali
 ) -> None:
     urls = {name: f"http://{name}" for name in names}
 
-    assert load(FULL, urls)["students"].instances == ("http://students",)
+    assert urls_of(load(FULL, urls)["students"]) == ("http://students",)
     del urls["students"]
-    assert load(FULL, urls)["students"].instances == ("http://student",)
+    assert urls_of(load(FULL, urls)["students"]) == ("http://student",)
 
 
 def test_all_wrong_variables_are_told_at_once(faults: Callable[..., list[str]]) -> None:
@@ -217,7 +219,7 @@ def test_variables_are_read_from_the_environment_and_from_env_files(tmp_path: Pa
         ("{}\n", "1:1", "services: Field required"),
         ("services:\n", "1:1", "services"),
         ("services: [a]\n", "1:1", "services"),
-        ("services: {}\nextra: 1\n", "2:1", "extra: nobody knows this key; known are services"),
+        ("services: {}\nextra: 1\n", "2:1", "extra: nobody knows this key; known are pages, services"),
         ("services:\n  a:\n", "2:3", "services.a"),
         ("services:\n  a: []\n", "2:3", "services.a"),
         ("services:\n  a: {}\n", "2:3", "services.a: needs either url or instances"),

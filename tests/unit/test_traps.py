@@ -60,6 +60,6 @@ def test_two_apps_of_one_process_have_limits_of_their_own() -> None:
     first = create_app(load(GatewaySettings, "gateway", rate_limit_requests=6))
     second = create_app(load(GatewaySettings, "gateway", rate_limit_requests=3))
 
-    limits = [app.extensions["gateway"].services["products"].limit("default") for app in (first, second)]
+    limits = [app.extensions["gateway"].table.services["products"].limit("default") for app in (first, second)]
 
     assert limits == [parse("6 per 60 second"), parse("3 per 60 second")]
