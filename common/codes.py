@@ -58,6 +58,9 @@ CODES = (
     Code("UNSUPPORTED_MEDIA_TYPE", 415, "The body is not JSON.", "Send `Content-Type: application/json`."),
     Code("EXPECTATION_FAILED", 417, "An expectation other than 100-continue.", "Leave the Expect field out."),
     Code("VALIDATION_ERROR", 422, "Well-formed, but fields are wrong.", "`errors` names each."),
+    Code(
+        "CONFIGURATION_REFUSED", 422, "The services file has faults; the one in force stays.", "`errors` names each."
+    ),
     Code("PASSWORD_TOO_SHORT", 422, "The new password is too short.", "Choose a longer one."),
     Code("UNKNOWN_PRODUCT", 422, "An order for a product that does not exist.", "`errors` names it."),
     Code(
@@ -75,6 +78,7 @@ CODES = (
     Code("SERVICE_UNAVAILABLE", 503, "Not available just now.", "Wait for `Retry-After` seconds."),
     Code("CIRCUIT_OPEN", 503, "The service failed repeatedly and is left alone.", "It is tried again by itself."),
     Code("NO_INSTANCE", 503, "No instance of the service is known.", "Is it started, and does its name resolve?"),
+    Code("OVERLOADED", 503, "More requests than can be borne; none was sent.", "Wait for `Retry-After` seconds."),
     Code("SERVICE_BUSY", 503, "All connections to the service are in use.", "Wait; BACKEND_POOL_SIZE raises it."),
     Code("IDENTITY_UNAVAILABLE", 503, "No key to verify tokens with could be had.", "Is user_service running?"),
     Code("DATABASE_UNAVAILABLE", 503, "The service's database does not answer.", "It recovers by itself."),

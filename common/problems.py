@@ -14,14 +14,15 @@ Rules raise errors of their own; routes turn them into one of these. The status 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import ClassVar
 
 import orjson
 import structlog
-from flask import Flask, Response
+from flask import Flask, Response, current_app
 from werkzeug.exceptions import HTTPException
 
 from common.logs import current_request_id
@@ -30,6 +31,10 @@ MEDIA_TYPE = "application/problem+json"
 KEPT_HEADERS = frozenset({"allow", "retry-after", "www-authenticate"})
 """Header fields that a framework's own error may bring along."""
 log = structlog.get_logger("problems")
+
+Note = Callable[["Problem", BaseException], None]
+"""Is told of each problem that an app answers with, and of the error that it stands for, which may be itself."""
+_NOTE = "problems.note"
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,12 +235,16 @@ def fields(problem: Problem) -> list[tuple[str, str]]:
 
 
 def response(problem: Problem, source: str) -> Response:
+    note: Note | None = current_app.extensions.get(_NOTE)
+    if note is not None:
+        note(problem, sys.exception() or problem)
     body = problem.body(current_request_id(), source)
     return Response(body, status=status_line(problem.status), headers=fields(problem))
 
 
-def init_app(app: Flask, source: str) -> None:
+def init_app(app: Flask, source: str, note: Note | None = None) -> None:
     """Every error that leaves `app` becomes a problem document; what nobody foresaw is logged and told as 500."""
+    app.extensions[_NOTE] = note
 
     def on_problem(problem: Problem) -> Response:
         return response(problem, source)

@@ -36,19 +36,24 @@ end
 """
 
 # KEYS: the registry of a service. ARGV: address, by, channel, service, member, seconds of the lease, seconds for which
-# dead ones are kept. A lease that runs is renewed without a word. A new one is told, and replaces what `by` wrote before
-# with another weight.
+# dead ones are kept. A lease that runs is renewed without a word. A new one is told, and replaces what `by` wrote with
+# another weight. Answers 1 when `by` had no lease for the address, else 0.
 _REGISTER = f"""{_IS_OURS}
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.3f', now - ARGV[7]))
 local ran_until = redis.call('ZSCORE', KEYS[1], ARGV[5])
 redis.call('ZADD', KEYS[1], string.format('%.3f', now + ARGV[6]), ARGV[5])
-if ran_until and tonumber(ran_until) > now then return end
+if ran_until and tonumber(ran_until) > now then return 0 end
+local is_new = 1
 for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-  if member ~= ARGV[5] and is_ours(member) then redis.call('ZREM', KEYS[1], member) end
+  if member ~= ARGV[5] and is_ours(member) then
+    if tonumber(redis.call('ZSCORE', KEYS[1], member)) > now then is_new = 0 end
+    redis.call('ZREM', KEYS[1], member)
+  end
 end
 redis.call('PUBLISH', ARGV[3], ARGV[4])
+return is_new
 """
 
 # KEYS: the registry of a service. ARGV: address, by, channel, service.
@@ -73,8 +78,11 @@ class Leases:
         self._register = client.register_script(_REGISTER)
         self._deregister = client.register_script(_DEREGISTER)
 
-    def register(self, service: str, url: str, *, weight: float = 1.0, by: str = "", lease_s: float = LEASE_S) -> None:
-        """`url` is an instance of `service` for `lease_s` seconds from now. Raises ValueError for what can't be one."""
+    def register(self, service: str, url: str, *, weight: float = 1.0, by: str = "", lease_s: float = LEASE_S) -> bool:
+        """`url` is an instance of `service` for `lease_s` seconds from now. Raises ValueError for what can't be one.
+
+        Returns whether this begins a lease of `by` instead of renewing it.
+        """
         if not re.fullmatch(ADDRESS, url):
             raise ValueError("must be an address like http://10.0.0.9:5005, without path, user name or password")
         if not 0 < weight <= MOST_WEIGHT:
@@ -83,7 +91,7 @@ class Leases:
         fragment = "&".join(f"{name}={value}" for name, value in known.items() if value)
         member = f"{url}#{fragment}" if fragment else url
         words = [url, _quoted(by), REGISTRY, service, member, lease_s, KEEP_DEAD_S]
-        self._register([key_of(service)], words)
+        return self._register([key_of(service)], words) == 1
 
     def deregister(self, service: str, url: str, *, by: str = "") -> None:
         """End the lease that `by` has for `url`, whatever its weight; the leases of others go on."""

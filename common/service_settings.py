@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 from common.settings import IdentitySettings, OptionalText, Secret, strong_secret
 
 ADDRESS = r"^https?://[^/?#@\s]+$"
+"""Where an instance is: no path, no user name or password."""
 MOST_WEIGHT = 1000
 
 

@@ -10,7 +10,7 @@ import os
 import random
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import gevent
@@ -20,6 +20,17 @@ from common import logs
 from common.worker import ProblemWorker
 
 GRACEFUL_TIMEOUT_S = 30
+
+PARSER: Mapping[str, str | int] = {
+    "http_parser": "python",  # the C parser is laxer: bare LF, obs-fold, two spaces
+    "limit_request_line": 8190,
+    "limit_request_fields": 100,
+    "limit_request_field_size": 16380,
+    "forwarded_allow_ips": "",  # we decide ourselves whom to believe (TRUSTED_PROXIES)
+    "forwarder_headers": "",  # else a caller on loopback may set SCRIPT_NAME and PATH_INFO
+    "header_map": "drop",  # X_User_Id must not arrive as X-User-Id
+}
+"""Which requests gunicorn reads, and how."""
 
 
 class Process(Protocol):
@@ -35,8 +46,13 @@ class Process(Protocol):
     def workers(self) -> int | None: ...
 
 
-def gunicorn_settings(component: str, bind: list[str], settings: Process) -> dict[str, object]:
-    """Settings for `globals().update(...)` in a `gunicorn.conf.py`."""
+def gunicorn_settings(
+    component: str, bind: list[str], settings: Process, *, takes_any_method: bool = False
+) -> dict[str, object]:
+    """Settings for `globals().update(...)` in a `gunicorn.conf.py`.
+
+    Who `takes_any_method` refuses the odd ones itself: with small letters, shorter than 3 or longer than 20.
+    """
     ProblemWorker.caller_timeout_s = settings.caller_timeout
     return {
         "bind": bind,
@@ -49,13 +65,8 @@ def gunicorn_settings(component: str, bind: list[str], settings: Process) -> dic
         "timeout": 60,  # a worker whose loop stands still that long is replaced; slow requests are no reason
         "graceful_timeout": GRACEFUL_TIMEOUT_S,
         "keepalive": 20,  # below graceful_timeout, above the time for which the gateway lets a connection idle
-        "http_parser": "python",  # the C parser is laxer: bare LF, obs-fold, two spaces
-        "limit_request_line": 8190,
-        "limit_request_fields": 100,
-        "limit_request_field_size": 16380,
-        "forwarded_allow_ips": "",  # we decide ourselves whom to believe (TRUSTED_PROXIES)
-        "forwarder_headers": "",  # else a caller on loopback may set SCRIPT_NAME and PATH_INFO
-        "header_map": "drop",  # X_User_Id must not arrive as X-User-Id
+        **PARSER,
+        "permit_unconventional_http_method": takes_any_method,
         "accesslog": None,  # the application writes its own line, which knows route and caller
         "logconfig_dict": logs.configure(component, level=settings.log_level, log_format=settings.log_format),
         "control_socket_disable": True,  # its default path is one per user, so two masters fight for it

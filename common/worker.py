@@ -1,6 +1,7 @@
-"""gunicorn's gevent worker with three changes.
+"""gunicorn's gevent worker with four changes.
 
-What its parser refuses is answered in our error shape, not as HTML. And a worker that stops waits for connections that
+Requests and answers are those of `messages`. What gunicorn's parser refuses is answered in our error shape, not as
+HTML. A worker that stops waits for connections that
 idle between two requests for two seconds, not for the whole keep-alive time: a caller that is busy sends its next
 request by then, is answered with `Connection: close`, and so loses nothing. And a caller who pauses for too long in
 the middle of a body or an answer is cut off: gunicorn itself would wait for ever.
@@ -10,16 +11,20 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any, ClassVar, cast
 
 import gevent
 import structlog
 from gunicorn import util
-from gunicorn.http import errors
+from gunicorn.http import errors, wsgi
+from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 
 from common import problems
 from common.logs import new_request_id
+from common.messages import HEAD, TELL, Request, Response
 
 log = structlog.get_logger("edge")
 
@@ -44,20 +49,60 @@ class ProblemWorker(GeventWorker):
     caller_timeout_s: ClassVar[float] = 30.0
     """Set by `serving.gunicorn_settings`, before the workers are forked."""
 
+    note: Callable[[problems.Problem, str, str, BaseException], None] | None = None
+    """Is told of what the parser refused: the problem, the request id, the caller's address, the error. Set by the
+    component's `post_worker_init`."""
+
     def handle_request(  # pyright: ignore[reportIncompatibleMethodOverride] - the base says bool and means nothing by it
         self, listener_name: Any, req: Any, sock: socket.socket, addr: Any
     ) -> None:
+        """Answer one request. Raises `StopIteration` when the connection is to be closed."""
         sock.settimeout(self.caller_timeout_s)
         try:
-            super().handle_request(listener_name, req, sock, addr)
+            is_last = self._answer(listener_name, req, sock, addr)
         except TimeoutError as error:
             # with a number that gunicorn knows, else it logs a stack trace
             raise ConnectionResetError(errno.ECONNRESET, "the caller paused for too long") from error
         finally:
             sock.settimeout(None)  # between two requests the keep-alive time counts
+        if is_last or req.body.failed:
+            if not req.body.is_at_end:
+                _linger(sock)
+            raise StopIteration
+
+    def _answer(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> bool:
+        """As gunicorn does, with our `Response` and without what we don't use. Whether the connection ends with it."""
+        response, environ = wsgi.create(
+            req,
+            sock,
+            addr,
+            listener_name,
+            self.cfg,
+            response_class=Response,  # pyright: ignore[reportCallIssue] - newer
+        )
+        environ |= {"wsgi.multithread": True, HEAD: req.head, TELL: response.tell}
+        if not self.alive:
+            response.force_close()
+        try:
+            with ExitStack() as ending:
+                pieces: Iterable[bytes] = self.wsgi(environ, response.start_response)
+                ending.callback(getattr(pieces, "close", _nothing))
+                for piece in pieces:
+                    response.write(piece)
+                response.close()
+        except OSError:
+            raise
+        except (Exception, SystemExit):
+            if not response.headers_sent:
+                raise  # `handle_error` answers
+            self.log.exception("Error handling request")
+            sock.shutdown(socket.SHUT_RDWR)  # the only way left to say that the answer is not whole
+            raise StopIteration from None
+        return response.should_close()
 
     def init_process(self) -> None:
         self._idle: Waiting = {}
+        RequestParser.mesg_class = Request
         super().init_process()
 
     def run(self) -> None:
@@ -83,6 +128,8 @@ class ProblemWorker(GeventWorker):
             log.error("request_failed", request_id=request_id, exc_info=exc)
         else:
             log.info("request_refused", request_id=request_id, code=problem.code, reason=type(exc).__name__)
+        if self.note is not None:
+            self.note(problem, request_id, str(addr[0]) if isinstance(addr, tuple) else "", exc)
         body = problem.body(request_id, str(self.cfg.proc_name))
         head = (
             f"HTTP/1.1 {problem.status} {problem.title}\r\n"
@@ -132,10 +179,15 @@ def parser_problem(error: BaseException) -> problems.Problem:
     return problems.InternalError("Something went wrong on our side; the request id finds it in our logs.")
 
 
+def _nothing() -> None:
+    pass
+
+
 def _linger(client: socket.socket) -> None:
     """Read a little of what is still coming, so that closing does not reset the answer away (RFC 9112, 9.6)."""
     client.shutdown(socket.SHUT_WR)
     left = DISCARD_MAX_BYTES
-    while left > 0 and (data := client.recv(65536)):
-        left -= len(data)
+    with gevent.Timeout(DISCARD_TIMEOUT_S, cast("None", False)):  # False: silent
+        while left > 0 and (data := client.recv(65536)):
+            left -= len(data)
     util.close(client)

@@ -5,6 +5,8 @@ caller ─► edge ─► router ─► policies of the route ─► forward ─
 
 from __future__ import annotations
 
+import os
+
 from flask import Flask
 
 from common import logs, problems, tokens
@@ -12,14 +14,39 @@ from common.keys import JwkSetKeys, SharedSecret
 from common.settings import load
 from common.tokens import Verifier
 from gateway import cli, limits, runtime, shared
+from gateway.backend.checks import Checks
+from gateway.backend.discovery import Discovery
+from gateway.backend.dns import Resolver
+from gateway.backend.drains import Drains
+from gateway.backend.duty import Duty
 from gateway.backend.health import InstanceHealth
-from gateway.blueprints import auth, orders, pages, products, proxied, users
+from gateway.backend.mirroring import Mirroring
+from gateway.backend.registry import Registry
+from gateway.backend.sharing import Sharing
+from gateway.backend.shedding import Entrance, worker_gate
+from gateway.blueprints import (
+    auth,
+    drains,
+    explanations,
+    operations,
+    orders,
+    pages,
+    products,
+    proxied,
+    registrations,
+    users,
+)
+from gateway.bus import Bus
 from gateway.cache.store import CacheStore
+from gateway.compiler import Compiler
 from gateway.edge import Edge
 from gateway.exchange import SOURCE
+from gateway.incidents import Incidents
 from gateway.observability.metrics import Metrics
+from gateway.reload import Loader
+from gateway.revisions import DIRECTORY
 from gateway.runtime import Runtime
-from gateway.services import load_services
+from gateway.services import ServicesError, load_services
 from gateway.settings import GatewaySettings, service_urls
 from gateway.table import compile_table
 
@@ -30,7 +57,13 @@ EXPLICIT = (users.bp, auth.bp, products.bp, orders.bp)
 def create_app(given: GatewaySettings | None = None) -> Flask:
     """The gateway as a Flask app. Raises `SettingsError` and `ServicesError` with all that is wrong at once."""
     chosen = given or load(GatewaySettings, SOURCE)
-    configuration = load_services(chosen.gateway_services, chosen, service_urls())
+    urls = service_urls()
+    try:
+        configuration = load_services(chosen.gateway_services, chosen, urls)
+    except ServicesError:
+        if cli.is_asking():
+            return cli.alone(chosen, create_app)
+        raise
     logs.configure(SOURCE, level=chosen.log_level, log_format=chosen.log_format)
 
     app = Flask(__name__, static_folder=None)
@@ -38,6 +71,9 @@ def create_app(given: GatewaySettings | None = None) -> Flask:
     app.before_request(proxied)
     keys = SharedSecret(chosen.jwt_secret_key) if chosen.jwt_secret_key else JwkSetKeys(_jwks_url(chosen))
     pool, metrics = shared.pool(chosen), Metrics()
+    bus, registry = Bus(shared.client(pool)), Registry(shared.client(pool))
+    duty = Duty(os.environ.get(DIRECTORY))
+    sharing = Sharing(bus, Drains(shared.client(pool)), duty)
     parts = Runtime(
         settings=chosen,
         verifier=Verifier(app, keys),
@@ -46,15 +82,26 @@ def create_app(given: GatewaySettings | None = None) -> Flask:
         metrics=metrics,
         health=pages.make_health(keys),
         instance_health=InstanceHealth(),
+        incidents=Incidents(shared.client(pool)),
+        entrance=Entrance("gateway", worker_gate(chosen.max_in_flight), metrics),
+        mirroring=Mirroring(metrics),
+        bus=bus,
+        registry=registry,
+        discovery=Discovery(Resolver(nameservers=chosen.dns_servers).resolve, registry, bus),
+        sharing=sharing,
+        checks=Checks(duty, sharing, metrics, is_connected=lambda: bus.is_connected),
     )
     parts.table = compile_table(configuration, EXPLICIT, chosen, metrics)
+    parts.loader = Loader(parts, Compiler(parts, urls, EXPLICIT))
     runtime.init_app(app, parts)
     tokens.init_app(app, parts.verifier)
-    problems.init_app(app, SOURCE)
+    problems.init_app(app, SOURCE, parts.incidents.note_current)
     for bp in EXPLICIT:
         app.register_blueprint(bp)
     pages.init_app(app)
-    cli.init_app(app)
+    operations.init_app(app, explanations.bp, registrations.bp, drains.bp)
+    registrations.init_app(app)
+    cli.init_app(app, chosen, create_app)
     app.wsgi_app = Edge(app.wsgi_app, parts)
     return app
 

@@ -1,20 +1,35 @@
-"""The body of a request on its way: bounded before a service is touched, read once or, if it is short, again."""
+"""The body of a request on its way: bounded before a service is touched and read once or, if it is short, again; or
+passed on as it comes.
+
+What is left of the caller by the time the service is talked to, so interim answers go back to it from here too.
+"""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Protocol, cast
 
+from common.messages import Tell
 from common.problems import BadRequest, PayloadTooLarge, Problem
 
 
 class Reader(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
+    def read1(self, size: int = -1, /) -> bytes: ...
 
 
 class CallerGone(Exception):
     """The caller went away, or cut its body short, before all of it was here: nobody's fault but its own."""
+
+
+class BodyTooLong(CallerGone):
+    """More of a body came than is accepted, when the service was asked already."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__("the body is too long")
+        self.limit_bytes = limit_bytes
 
 
 SPOOL_IN_MEMORY_BYTES = 256 << 10
@@ -25,22 +40,32 @@ TAKEN_IN_BYTES = 64 << 10
 class Body:
     """The request's body, read from first to last.
 
-    `length` is what Content-Length said, or None for a chunked body. `bound` must come before the first `read`. It
-    takes in a body that is short or chunked (in memory, past 256 KB in a temporary file): so the length is known, the
-    service is not touched by a body that turns out too long, none of its connections waits for a caller who is slow
-    with a few bytes, and such a body can be sent again. A long one with a length streams, once.
+    `length` is what Content-Length said, or None for a chunked body. `bound` or `pass_through` must come before the
+    first `read`. `bound` takes in a body that is short or chunked (in memory, past 256 KB in a temporary file): so the
+    length is known, the service is not touched by a body that turns out too long, none of its connections waits for a
+    caller who is slow with a few bytes, and such a body can be sent again. A long one with a length streams, once.
+    `pass_through` takes nothing in: every body streams, once, whatever its framing.
     """
 
     reader: Reader
     length: int | None
+    tell: Tell | None = None  # sends an interim answer to the caller, where the server can
+    is_verbatim: bool = False  # announced to the service as the caller did, and interim answers go to the caller
     is_bounded: bool = False
     is_taken_in: bool = False
     read_bytes: int = 0
+    _limit_bytes: int | None = None
+    _is_begun: bool = False  # something was read that cannot be read again, or could have been
 
     @property
     def is_at_start(self) -> bool:
         """Nothing of it has been read from here."""
-        return self.read_bytes == 0
+        return self.read_bytes == 0 and not self._is_begun
+
+    @property
+    def streams(self) -> bool:
+        """There may be something to read, and it comes from the caller."""
+        return self.length != 0 and not self.is_taken_in
 
     def rewind(self) -> bool:
         """Go back to the start, where that can be done. Whether it is there now."""
@@ -63,10 +88,17 @@ class Body:
             self._take_in(limit_bytes)
         self.is_bounded = True
 
+    def pass_through(self, limit_bytes: int | None) -> None:
+        """Take nothing in; `read` raises `BodyTooLong` once there was more than the limit. Raises `PayloadTooLarge` for
+        an announced length."""
+        if limit_bytes is not None:
+            self.check_length(limit_bytes)
+        self._limit_bytes, self.is_bounded = limit_bytes, True
+
     def _take_in(self, limit_bytes: int) -> None:
         announced, size = self.length, 0
         spool: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY_BYTES)  # noqa: SIM115 - outlives us
-        while piece := self._read_piece(min(65536, limit_bytes + 1 - size)):
+        while piece := self._read_piece(self.reader.read, min(65536, limit_bytes + 1 - size)):
             size += len(piece)
             if size > limit_bytes:
                 spool.close()
@@ -76,23 +108,27 @@ class Body:
             spool.close()
             raise CallerGone("the body ended early")
         spool.seek(0)
-        self.reader, self.length, self.is_taken_in = spool, size, True
+        self.reader, self.length, self.is_taken_in = cast("Reader", spool), size, True
 
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes, b"" at the end. Raises `CallerGone` when the body ends before its announced length."""
-        assert self.is_bounded, "bound() comes first"
-        left = (self.length or 0) - self.read_bytes
+    def read(self, size: int) -> bytes:
+        """The next bytes, as they come, at most `size`; b"" at the end. Raises `CallerGone` when the body ends before
+        its announced length or last chunk, `BodyTooLong` as `pass_through` says."""
+        assert self.is_bounded, "bound() or pass_through() comes first"
+        left = size if self.length is None else min(size, self.length - self.read_bytes)
         if left <= 0:
             return b""
-        piece = self._read_piece(left if size < 0 else min(size, left))
-        if not piece:
+        self._is_begun = not self.is_taken_in
+        piece = self._read_piece(self.reader.read if self.is_taken_in else self.reader.read1, left)
+        if not piece and self.length is not None:
             raise CallerGone("the body ended early")
         self.read_bytes += len(piece)
+        if self._limit_bytes is not None and self.read_bytes > self._limit_bytes:
+            raise BodyTooLong(self._limit_bytes)
         return piece
 
-    def _read_piece(self, size: int) -> bytes:
+    def _read_piece(self, read: Callable[[int], bytes], size: int) -> bytes:
         try:
-            return self.reader.read(size)
+            return read(size)
         except CallerGone:
             raise
         except Exception as error:  # gunicorn raises many kinds for a torn or malformed body
@@ -107,6 +143,8 @@ def too_large(limit_bytes: int) -> Problem:
     return PayloadTooLarge(f"The body is larger than the {limit_bytes} bytes that are accepted here.")
 
 
-def refuse_torn_body() -> Problem:
+def refuse_torn_body(error: CallerGone) -> Problem:
     """Told to nobody in most cases: the caller has gone."""
+    if isinstance(error, BodyTooLong):
+        return too_large(error.limit_bytes)
     return BadRequest("The request body ended before its announced length.", code="INCOMPLETE_BODY")

@@ -21,6 +21,7 @@ import random
 import re
 import threading
 import time
+import uuid
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -59,11 +60,12 @@ class Bus:
         self,
         client: redis.Redis,
         *,
-        me: str,
+        me: str = "",
         spawn: Callable[[Callable[[], None]], object] = gevent.spawn,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`me` is this worker's name among all; `client` sends, and is the pattern for the connection that listens."""
+        """`me` is this worker's name among all, by default one that nobody else has and that it gets when it starts.
+        `client` sends, and is the pattern for the connection that listens."""
         self._client, self._me, self._spawn, self._clock = client, me, spawn, clock
         self.on_reconnect: list[Callable[[], None]] = []
         self._takers: defaultdict[str, list[Take]] = defaultdict(list)
@@ -88,7 +90,7 @@ class Bus:
         """Send `message`, JSON, to all other workers, soon. Never waits, never raises; the newest news win."""
         try:
             text = orjson.dumps({"from": self._me, "topic": topic, "body": dict(message)})
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - no caller's request fails for it
             self._complaints.make("news_dropped", topic=topic, reason=str(error))
             return
         if len(text) > LARGEST_BYTES:
@@ -101,6 +103,7 @@ class Bus:
 
     def start(self, is_running: Callable[[], bool]) -> None:
         """Begin to send and to listen, until it `is_running` no longer. In the worker: no greenlet survives a fork."""
+        self._me = self._me or uuid.uuid4().hex
         self._spawn(lambda: self._send(is_running))
         self._spawn(lambda: self._listen(is_running))
 
@@ -117,8 +120,7 @@ class Bus:
                 self._publish(batch)
                 failures = 0
             except Exception as error:  # noqa: BLE001 - the greenlet must go on
-                room = MOST_UNSENT - len(self._unsent)
-                self._unsent.extendleft(reversed(batch[max(0, len(batch) - room) :]))
+                self._put_back(batch)
                 self._complaints.make("news_wait", reason=type(error).__name__)
                 time.sleep(_pause_s(failures))
                 failures += 1
@@ -128,6 +130,13 @@ class Bus:
             for text in batch:
                 pipe.publish(CHANNEL, text)
             pipe.execute()
+
+    def _put_back(self, batch: list[bytes]) -> None:
+        """Before the others, in its order; where there is no room for all, the newest win."""
+        room = MOST_UNSENT - len(self._unsent)
+        if room < len(batch):
+            self._complaints.make("news_dropped", reason="too many wait to be sent")
+        self._unsent.extendleft(reversed(batch[max(0, len(batch) - room) :]))
 
     def _listen(self, is_running: Callable[[], bool]) -> None:
         failures = 0

@@ -1,73 +1,67 @@
-"""`flask --app gateway check [FILE] | schema | services`: look at the configuration without starting anything.
+"""The commands of `flask --app gateway` and `python -m gateway`, which stand in `commands`.
 
-Exit codes are fit for CI: 0 for good, 1 for faults. `--json` everywhere.
+They are there, too, while the services file has faults: then above all one wants to see what is in force.
 """
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections.abc import Callable
 
 import click
 from flask import Flask
+from flask.cli import FlaskGroup
+from werkzeug.routing import Rule
 
-from gateway.router import faces
+from gateway.commands import configuration, explain, tables, test
+from gateway.commands.asking import Surroundings, surround
+from gateway.commands.configuration import schema_text
 from gateway.runtime import runtime_of
-from gateway.services import FIRST_VERSION, ServicesError, load_services
-from gateway.services_file import ServicesFile
-from gateway.settings import service_urls
+from gateway.settings import GatewaySettings
 
-as_json = click.option("--json", "is_json", is_flag=True, help="For programs.")
+__all__ = ["alone", "init_app", "is_asking", "schema_text"]
 
-
-def init_app(app: Flask) -> None:
-    @app.cli.command("check")
-    @click.argument("file", required=False, type=click.Path(path_type=Path))
-    @as_json
-    def check(file: Path | None, is_json: bool) -> None:
-        """Find all faults of FILE (default: the services file in use), each as file:line:column."""
-        settings = runtime_of(app).settings
-        path = file or settings.gateway_services
-        try:
-            faults: list[str] = []
-            known = load_services(path, settings, service_urls()).services
-        except ServicesError as error:
-            faults, known = error.problems, {}
-        if is_json:
-            click.echo(json.dumps({"file": str(path), "faults": faults, "services": sorted(known)}))
-        elif faults:
-            click.echo("\n".join(faults), err=True)
-        else:
-            click.echo(f"{path}: {len(known)} services, no faults")
-        if faults:
-            raise SystemExit(1)
-
-    @app.cli.command("schema")
-    def schema() -> None:
-        """The JSON Schema of the services file, for editors."""
-        click.echo(schema_text(), nl=False)
-
-    @app.cli.command("services")
-    @as_json
-    def services(is_json: bool) -> None:
-        """Every service with its routes: methods, path, name. Each is there under all faces."""
-        rows = [
-            {
-                "methods": list(route.methods),
-                "path": f"{route.prefix}{route.template}",
-                "service": route.service.name,
-                "name": route.name,
-            }
-            for route in runtime_of(app).table.router.routes
-        ]
-        if is_json:
-            click.echo(json.dumps({"faces": list(faces(FIRST_VERSION)), "routes": rows}))
-            return
-        for row in rows:
-            methods = ",".join(row["methods"]).replace("*", "ANY")
-            click.echo(f"{methods:<18} {row['path']:<28} {row['service']:<12} {row['name']}")
+COMMANDS = (
+    configuration.check,
+    configuration.schema,
+    configuration.diff,
+    configuration.reload,
+    configuration.rollback,
+    tables.services,
+    tables.routes,
+    explain.explain,
+    test.test,
+)
 
 
-def schema_text() -> str:
-    """`gateway/services.schema.json`, made from the types that read the file."""
-    return json.dumps(ServicesFile.model_json_schema(), indent=2) + "\n"
+def init_app(app: Flask, settings: GatewaySettings, create: Callable[[GatewaySettings], Flask]) -> None:
+    """`create` makes the gateway that other settings describe."""
+    _add(app, settings, create)
+    if click.get_current_context(silent=True) is not None:
+        _show_routes_to_flask(app)
+
+
+def is_asking() -> bool:
+    """Whether the app is made to see which commands it has."""
+    context = click.get_current_context(silent=True)
+    return context is not None and isinstance(context.command, FlaskGroup)
+
+
+def alone(settings: GatewaySettings, create: Callable[[GatewaySettings], Flask]) -> Flask:
+    """An app that has the commands and nothing else."""
+    app = Flask("gateway", static_folder=None)
+    _add(app, settings, create)
+    return app
+
+
+def _add(app: Flask, settings: GatewaySettings, create: Callable[[GatewaySettings], Flask]) -> None:
+    surround(app, Surroundings(settings, create))
+    for command in COMMANDS:
+        app.cli.add_command(command)
+
+
+def _show_routes_to_flask(app: Flask) -> None:
+    """Flask's own `routes`, which under `flask` goes before ours, lists the rules of its map. In a command, and only
+    there, the routes of the table stand there, too, as rules that match nothing."""
+    for route in runtime_of(app).table.router.routes:
+        methods = None if "*" in route.methods else route.methods
+        app.url_map.add(Rule(f"{route.prefix}{route.template}", endpoint=route.name, methods=methods, build_only=True))

@@ -1,7 +1,8 @@
 """True of every request, whoever serves it: an id, a clock, the rules of request targets, one log line, metrics.
 
 A WSGI middleware around the app. It makes the `Exchange` that the rest works on, and refuses what is malformed before
-Flask sees it.
+Flask sees it: what no service takes at once, the rest as soon as it is known that the service that it is for, if there
+is one, does not take it.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING, Any, cast
 import structlog
 
 from common import logs, problems
+from common.messages import HEAD, TELL
 from common.problems import Problem
 from gateway.body import Body, Reader
 from gateway.exchange import EXCHANGE, SOURCE, Exchange
-from gateway.headers import Forwarding, trace_caller
+from gateway.headers import Fields, Forwarding, trace_caller
 from gateway.runtime import Runtime
-from gateway.targets import check_host, is_host, parse_target
+from gateway.targets import check_host, is_host, read_target
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -41,7 +43,9 @@ class Edge:
         logs.bind_request(line.request_id)
         try:
             exchange = exchange_of(environ, self._runtime, line.request_id)
+            check_target(exchange)
         except Problem as problem:
+            self._runtime.incidents.note_malformed(problem, environ, line.request_id)
             return line.ended(_refuse(problem, line, start_response))
         line.exchange = exchange
         environ[EXCHANGE] = exchange
@@ -49,7 +53,7 @@ class Edge:
 
 
 def exchange_of(environ: WSGIEnvironment, runtime: Runtime, request_id: str) -> Exchange:
-    """The facts of a request. Raises `BadRequest` and the like for a malformed host or target."""
+    """The facts of a request, among them what is wrong with its target. Raises `BadRequest` for a malformed host."""
     headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name[:5] == "HTTP_"}
     for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
         if value := environ.get(name):
@@ -57,7 +61,8 @@ def exchange_of(environ: WSGIEnvironment, runtime: Runtime, request_id: str) -> 
     host = headers.get("host")
     check_host(host, environ["SERVER_PROTOCOL"])
     method = environ["REQUEST_METHOD"]
-    target = parse_target(method, environ.get("RAW_URI") or environ["REQUEST_URI"], host)
+    target = read_target(method, environ.get("RAW_URI") or environ["REQUEST_URI"], host)
+    host = target.authority or host
     settings = runtime.settings
     caller, proxies, is_trusted = trace_caller(environ["REMOTE_ADDR"], headers, settings.trusted_proxies)
     scheme, via = environ["wsgi.url_scheme"], ""
@@ -68,14 +73,28 @@ def exchange_of(environ: WSGIEnvironment, runtime: Runtime, request_id: str) -> 
     return Exchange(
         method=method,
         target=target,
-        headers=headers,
-        body=Body(cast("Reader", environ["wsgi.input"]), _body_length(headers)),
-        forwarding=Forwarding(caller, scheme, host or "", proxies, via),
+        headers=Fields(headers, environ.get(HEAD)),
+        body=Body(cast("Reader", environ["wsgi.input"]), _body_length(headers), environ.get(TELL)),
+        forwarding=Forwarding(
+            caller, scheme, host or "", proxies, via, environ["SERVER_PROTOCOL"].removeprefix("HTTP/")
+        ),
         request_id=request_id,
         runtime=runtime,
         table=runtime.table,
         is_operations=environ["SERVER_PORT"] == str(settings.operations_port),
     )
+
+
+def check_target(exchange: Exchange) -> None:
+    """Raises what is wrong with the target, unless the service that claims its path takes that."""
+    fault = exchange.target.fault
+    if fault is None:
+        return
+    service = exchange.table.router.find_service(exchange)
+    if service is None or not fault.passes(
+        is_verbatim=service.is_verbatim, takes_slashes=service.passes_encoded_slashes
+    ):
+        raise fault.problem
 
 
 def _body_length(headers: dict[str, str]) -> int | None:
@@ -111,18 +130,24 @@ class _Line:
         self.request_id = given or logs.new_request_id()
 
     def starting(self, start_response: StartResponse) -> StartResponse:
-        """A `start_response` that adds what is true of every answer."""
+        """A `start_response` that adds what is true of every answer but a verbatim one."""
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Callable[[bytes], object]:
             self._status = int(status[:3])
-            added = self.exchange.answer_headers if self.exchange else []
-            headers = [(name, value) for name, value in headers if name.lower() != "x-request-id"]
-            headers += [("X-Request-ID", self.request_id), ("X-Content-Type-Options", "nosniff"), *added]
+            if not self._is_verbatim(headers):
+                added = self.exchange.answer_headers if self.exchange else []
+                headers = [(name, value) for name, value in headers if name.lower() != "x-request-id"]
+                headers += [("X-Request-ID", self.request_id), ("X-Content-Type-Options", "nosniff"), *added]
             if exc_info:
                 return start_response(status, headers, exc_info)
             return start_response(status, headers)
 
         return cast("StartResponse", start)
+
+    def _is_verbatim(self, headers: list[tuple[str, str]]) -> bool:
+        """An answer that is passed on for a verbatim service has its own Date; one that we give instead has none."""
+        route = getattr(self.exchange, "route", None)
+        return route is not None and route.service.is_verbatim and any(name.lower() == "date" for name, _ in headers)
 
     def ended(self, body: Iterable[bytes]) -> Iterable[bytes]:
         """`body`, with `close` called on it and the line written afterwards."""
@@ -151,12 +176,12 @@ class _Line:
         route_name = route.name if route else "page" if self._status < 400 else "refused"
         self._runtime.metrics.answered(service, route_name, environ["REQUEST_METHOD"], self._status, elapsed_s)
         path = exchange.target.path if exchange else environ.get("PATH_INFO", "")
-        if path in QUIET_PATHS and self._status < 400:
+        if route is None and path in QUIET_PATHS and self._status < 400:
             return
-        identity = exchange.identity if route and exchange else None
+        identity = exchange.known_identity if route and exchange else None
         access_log.info(
             "request",
-            method=environ["REQUEST_METHOD"],
+            method=environ["REQUEST_METHOD"][:32],
             path=path[:512],
             status=self._status,
             ms=round(elapsed_s * 1000, 2),

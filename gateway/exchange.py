@@ -41,6 +41,8 @@ class Answer:
     headers: HeaderList
     body: Iterable[bytes]
     instance_url: str = ""  # where it came from
+    protocol: str = "1.1"  # version of HTTP that it came by
+    stands_in_for: str = ""  # code of the problem in whose place the gateway gives it, see `backend.fallback`
 
     def close(self) -> None:
         """Nobody will read the body."""
@@ -75,13 +77,15 @@ class Exchange:
     runtime: Runtime
     table: Table  # the one that was in force when the request came
     is_operations: bool  # came in on the operations listener
-    started: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=time.monotonic)
     service: Service = field(init=False)
     route: Route = field(init=False)
     backend: str = ""  # key of the service that is asked: the route's, or another one that a split chose
     prefix_segments: int = 0  # how many of the target's segments belong to the service's public prefix
     answer_headers: HeaderList = field(default_factory=list)  # what policies add to whatever answer it will be
     notes: dict[str, str | int | float] = field(default_factory=dict)  # for the access line
+    stale_answer: Callable[[str], Answer | None] | None = None
+    """Gives, for the code of a problem, the kept answer that may be told instead though it is too old."""
     _identity: Identity | Exception | None = field(default=None, init=False)
     _identity_known: bool = field(default=False, init=False)
 
@@ -91,12 +95,21 @@ class Exchange:
         outcome = self._verified()
         return outcome if isinstance(outcome, Identity) else None
 
+    @property
+    def known_identity(self) -> Identity | None:
+        """As `identity`, but without looking at a token that nobody has looked at."""
+        return self._identity if isinstance(self._identity, Identity) else None
+
     def require_identity(self) -> Identity | None:
         """As `identity`, but raises `InvalidToken` or `KeysUnavailable` for a token that is not good."""
         outcome = self._verified()
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    def speak_for(self, identity: Identity) -> None:
+        """Take `identity` for verified, for rehearsals without a token."""
+        self._identity, self._identity_known = identity, True
 
     @property
     def caller_key(self) -> str:

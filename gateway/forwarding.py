@@ -2,58 +2,157 @@
 
 from __future__ import annotations
 
+import random
 import sys
 
-from gateway.backend.backend import Call
+from common import deadlines
+from common.problems import NotImplementedProblem, Problem
+from gateway.backend.call import Call
+from gateway.backend.countdown import Countdown
+from gateway.backend.fallback import stand_in
 from gateway.body import CallerGone, refuse_torn_body
 from gateway.exchange import Answer, Exchange, HeaderList
-from gateway.headers import incoming_answer_headers, outgoing_headers
+from gateway.headers import (
+    Fields,
+    incoming_answer_headers,
+    outgoing_headers,
+    passed_answer_fields,
+    passed_request_fields,
+)
 
 
 def forward(exchange: Exchange) -> Answer:
     """Send the request to its service and give back what came.
 
-    1. Take in the body as far as its length is not known, so that a body that is too long never reaches the service.
+    1. Take in the body as far as its length is not known, so that a body that is too long never reaches the service;
+       or nothing of it, where the service is not buffered.
     2. Replace the public prefix of the path by the service's own, or rewrite it as the route says; the rest stays as
        the caller wrote it.
     3. Drop the fields that belong to the caller's connection or that only we may set, and set ours.
-    4. Send, by the backend's rules for instances, time-outs, breakers and retries.
-    5. Clean the answer's fields in the same way.
+    4. Copy it for another service, where the route wants that.
+    5. Send, by the backend's rules for instances, time-outs, breakers and retries. A fallback may stand in.
+    6. Clean the answer's fields in the same way.
+
+    For a verbatim service 3 and 6 are only what RFC 9110 wants of a proxy.
     """
-    service = exchange.service
+    if _hops(exchange) == 0:
+        return _as_last(exchange)
+    service, body, time = exchange.service, exchange.body, _countdown(exchange)
     backend = exchange.table.backends[exchange.backend]
+    body.is_verbatim = service.is_verbatim
     try:
-        exchange.body.bound(service.max_body_bytes or sys.maxsize)  # 1
+        if service.is_buffered:  # 1
+            body.bound(service.max_body_bytes or sys.maxsize)
+        else:
+            body.pass_through(service.max_body_bytes)
         target = outgoing_target(exchange)  # 2
-        headers = outgoing_headers(  # 3
-            exchange.headers, exchange.forwarding, _identity_headers(exchange), exchange.request_id
-        )
-        headers = service.request_headers.apply(_with_host(headers, exchange))
-        call = Call(exchange.method, target, headers, exchange.body, exchange.caller_key)
-        answer = backend.send(call)  # 4
+        headers = outgoing_fields(exchange)  # 3
+        call = _call(exchange, target, headers, time)
+        _mirror(exchange, call)  # 4
+        answer = exchange.runtime.entrance.admit(call, lambda: backend.send(call))  # 5
     except CallerGone as error:
-        raise refuse_torn_body() from error
+        raise refuse_torn_body(error) from error
+    except Problem as problem:
+        return stand_in(exchange, problem)
     finally:
-        exchange.body.close()
-    answer.headers = incoming_answer_headers(answer.headers, answer.instance_url)  # 5
+        body.close()
+    if service.is_verbatim:  # 6
+        answer.headers = passed_answer_fields(answer.headers, answer.protocol)
+    else:
+        answer.headers = incoming_answer_headers(answer.headers, answer.instance_url)
     return answer
 
 
-def outgoing_target(exchange: Exchange) -> str:
-    """What the service is asked for: its own prefix instead of the public one, or what the route rewrites it to."""
-    route, own = exchange.route, exchange.table.services[exchange.backend]
-    base = route.base if exchange.backend == exchange.service.key or own.path is None else own.path
+def _countdown(exchange: Exchange) -> Countdown:
+    """The request's time; from now on it stands still while the caller's body is waited for."""
+    said = None if exchange.service.is_verbatim else exchange.headers.get(deadlines.HEADER.lower())
+    time = Countdown(exchange.service.timeout_s, deadlines.parse(said), began=exchange.started)
+    if exchange.body.length != 0:
+        exchange.body.reader = time.standing_still(exchange.body.reader)
+    return time
+
+
+def _call(exchange: Exchange, target: str, headers: HeaderList, time: Countdown) -> Call:
+    service = exchange.service
+    if not service.is_verbatim and deadlines.HEADER.lower() in exchange.headers:
+        headers = [(name, value) for name, value in headers if name != deadlines.HEADER]  # each try says its own
+    return Call(
+        exchange.method,
+        target,
+        headers,
+        exchange.body,
+        time,
+        service.try_timeout_s,
+        key=exchange.caller_key if service.balance == "hash" else "",  # else no token need be looked at
+        priority=service.priority,
+        tells_time=not service.is_verbatim,
+        notes=exchange.notes,
+    )
+
+
+def _mirror(exchange: Exchange, call: Call) -> None:
+    mirror = exchange.service.mirror
+    if mirror is not None and random.uniform(0, 100) < mirror.percent:
+        backend = exchange.table.backends[mirror.service]
+        exchange.runtime.mirroring.copy(backend, call, outgoing_target(exchange, mirror.service))
+
+
+def outgoing_target(exchange: Exchange, asked: str = "") -> str:
+    """What the service is asked for: its own prefix instead of the public one, or what the route rewrites it to.
+
+    `asked` is the key of the service, default: the one that answers the request.
+    """
+    if exchange.target.is_server_wide and exchange.service.is_verbatim:
+        return "*"
+    asked = asked or exchange.backend
+    route, own = exchange.route, exchange.table.services[asked]
+    base = route.base if asked == exchange.service.key or own.path is None else own.path
     path = base + exchange.target.after(exchange.prefix_segments)
     if route.rewrite is not None:
         path = route.rewrite.path(path, exchange.captured)
     return (path or "/") if exchange.target.query is None else f"{path or '/'}?{exchange.target.query}"
 
 
-def _with_host(headers: HeaderList, exchange: Exchange) -> HeaderList:
+def outgoing_fields(exchange: Exchange) -> HeaderList:
+    """The header fields that the service is sent."""
+    return exchange.service.request_headers.apply(_outgoing_headers(exchange, _hops(exchange)))
+
+
+def _outgoing_headers(exchange: Exchange, hops: int | None) -> HeaderList:
     host = exchange.service.host
     if host == "instance":
-        return headers
-    return [("Host", exchange.headers.get("host", "") if host == "caller" else host), *headers]
+        told = None
+    elif host == "caller":
+        told = exchange.target.authority or exchange.headers.get("host")
+    else:
+        told = host
+    if exchange.service.is_verbatim:
+        incoming = exchange.headers
+        pairs = incoming.pairs if isinstance(incoming, Fields) else list(incoming.items())
+        headers = passed_request_fields(pairs, exchange.forwarding.protocol, told)
+    else:
+        identity = _identity_headers(exchange)
+        headers = outgoing_headers(exchange.headers, exchange.forwarding, identity, exchange.request_id)
+        headers = headers if told is None else [("Host", told), *headers]
+    if hops is not None:
+        fewer = str(hops - 1)
+        headers = [(name, fewer if name.lower() == "max-forwards" else value) for name, value in headers]
+    return headers
+
+
+def _hops(exchange: Exchange) -> int | None:
+    """What Max-Forwards says of a TRACE or OPTIONS, None where nothing (RFC 9110, 7.6.2)."""
+    allowed = exchange.headers.get("max-forwards", "")
+    if exchange.method not in ("TRACE", "OPTIONS") or not (allowed.isascii() and allowed.isdigit()):
+        return None
+    return int(allowed[:9])
+
+
+def _as_last(exchange: Exchange) -> Answer:
+    """The answer to a TRACE or OPTIONS that may not be passed on."""
+    if exchange.method == "TRACE":
+        raise NotImplementedProblem("The gateway itself does not offer TRACE.", code="METHOD_NOT_IMPLEMENTED")
+    return Answer(204, [], ())
 
 
 def _identity_headers(exchange: Exchange) -> list[tuple[str, str]]:

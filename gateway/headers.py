@@ -1,7 +1,8 @@
 """Which header fields pass the gateway, and which it sets itself: pure rules, the RFC's sections beside them.
 
 Request fields arrive as a mapping of lower-case names (WSGI has joined repeated ones); what is sent on, and what comes
-back, are lists of pairs, so that repeated fields stay repeated.
+back, are lists of pairs, so that repeated fields stay repeated. For a service that is `verbatim` nothing is set, and
+nothing is dropped but what RFC 9110 wants dropped: `Fields.pairs` has the request's fields as they stood on the wire.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from email.utils import formatdate
 from functools import lru_cache
 
 PSEUDONYM = "gateway"
@@ -41,6 +43,22 @@ _NEVER_RETURNED = HOP_BY_HOP | {"date", "server"}
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
+class Fields(dict[str, str]):
+    """A request's fields by lower-case name, repeated ones joined. `head` is the section that they were read from."""
+
+    def __init__(self, joined: Mapping[str, str], head: bytes | None = None) -> None:
+        super().__init__(joined)
+        self._head = head
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """As they came: order, case, repeats. The server has refused what is no field."""
+        if self._head is None:
+            return [(name.title(), value) for name, value in self.items()]
+        fields = (line.partition(":") for line in self._head.decode("latin-1").split("\r\n"))
+        return [(name, value.strip(" \t")) for name, colon, value in fields if colon]
+
+
 @dataclass(frozen=True, slots=True)
 class Forwarding:
     """How the request reached us: who calls, by which scheme and under which name, through which trusted proxies."""
@@ -50,6 +68,7 @@ class Forwarding:
     host: str
     proxies: tuple[str, ...]  # addresses between the caller and us, nearest to the caller first
     via: str = ""  # what trusted proxies wrote before us
+    protocol: str = "1.1"  # version of HTTP
 
 
 def connection_options(value: str | None) -> frozenset[str]:
@@ -70,16 +89,51 @@ def outgoing_headers(
         if name not in _NEVER_SENT and name not in dropped and not name.startswith("x-user-")
     ]
     chain = ", ".join((forwarding.caller, *forwarding.proxies))
+    via = f"{forwarding.protocol} {PSEUDONYM}"
     sent += [
         ("X-Request-ID", request_id),
         ("X-Forwarded-For", chain),
         ("X-Forwarded-Proto", forwarding.scheme),
         ("X-Forwarded-Host", forwarding.host),
         ("Forwarded", forwarded_field(forwarding)),
-        ("Via", f"{forwarding.via}, 1.1 {PSEUDONYM}" if forwarding.via else f"1.1 {PSEUDONYM}"),
+        ("Via", f"{forwarding.via}, {via}" if forwarding.via else via),
     ]
     sent += identity_headers
     return sent
+
+
+def passed_request_fields(pairs: Iterable[tuple[str, str]], protocol: str, host: str | None) -> list[tuple[str, str]]:
+    """The fields that a `verbatim` service gets: all but those of the caller's connection, and our `Via` behind them.
+
+    `host` takes the place of the caller's Host; None leaves it to the transport, which names the instance.
+    """
+    sent = [
+        (name, host if name.lower() == "host" and host is not None else value)
+        for name, value in _end_to_end(pairs)
+        if name.lower() != "host" or host is not None
+    ]
+    return [*sent, ("Via", f"{protocol} {PSEUDONYM}")]
+
+
+def passed_answer_fields(pairs: Iterable[tuple[str, str]], protocol: str) -> list[tuple[str, str]]:
+    """The fields of a `verbatim` service's answer that the caller gets, in their order: as for the request. A `Date`
+    is added where there is none (RFC 9110, 6.6.1)."""
+    kept = _end_to_end(pairs)
+    if not any(name.lower() == "date" for name, _ in kept):
+        kept.append(("Date", formatdate(usegmt=True)))
+    return [*kept, ("Via", f"{protocol} {PSEUDONYM}")]
+
+
+def interim_fields(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The fields of an interim answer that pass; it has no body, so it has no length (RFC 9110, 8.6)."""
+    return [(name, value) for name, value in _end_to_end(pairs) if name.lower() != "content-length"]
+
+
+def _end_to_end(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Without the fields that belong to one connection (RFC 9110, 7.6.1)."""
+    given = list(pairs)
+    options = connection_options(",".join(value for name, value in given if name.lower() == "connection"))
+    return [(name, value) for name, value in given if name.lower() not in HOP_BY_HOP and name.lower() not in options]
 
 
 def forwarded_field(forwarding: Forwarding) -> str:

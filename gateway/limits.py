@@ -177,6 +177,15 @@ class Limits:
             self._metrics.limit_store_up(True)
         return verdict
 
+    def used(self, bucket: Bucket) -> int | None:
+        """How many requests of the last window are in `bucket`, without counting one; None while nobody knows."""
+        if self._down_until:
+            return None
+        try:
+            return self._storage.get_moving_window(bucket.key, bucket.rate.amount, bucket.rate.get_expiry())[1]
+        except redis.RedisError:
+            return None
+
     def _go_local(self, error: Exception) -> None:
         if not self._down_until:
             log.warning("limits_local", reason=type(error).__name__, share=f"1/{self._workers}")

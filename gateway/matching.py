@@ -11,8 +11,8 @@ telling host goes first (`host_rank`), then the one with more conditions.
 
 Callers write the texts that expressions are tried on, and Python tries one way of reading after the other while the
 worker does nothing else. So texts above 1024 characters never fit, and an expression with which such a text might be
-read in more than eight million ways is refused: `(a+)+`, or three times `.*`. Ways multiply along the expression and
-add up over `|`; a repeat has as many as passes, times those of what it repeats to the power of the passes. This keeps
+read in more than about eight million ways is refused: `(a+)+`, or three times `.*`. Ways multiply along the expression
+and add up over `|`; a repeat of up to n passes has n + 1, times the ways of one pass to the power of n. This keeps
 accidents away, not the one who writes the file.
 """
 
@@ -175,8 +175,7 @@ def query_values(query: str | None) -> dict[str, list[str]]:
 def check_host_pattern(text: str) -> str:
     """`text` in lower case, without a dot at the end. Raises `ValueError` for what is no pattern."""
     name, port = _split(text)
-    is_address = name.startswith("[") and _is_ipv6(name)
-    if not is_address and (not _NAMES.fullmatch(name) or len(name) > 253):
+    if not _is_ipv6(name) and (not _NAMES.fullmatch(name) or len(name) > 253):
         raise ValueError("must be a host like shop.example.org, *.example.org or [2001:db8::1], perhaps with :port")
     if port and not 0 < int(port) < 65536:
         raise ValueError("must have a port from 1 to 65535")
@@ -216,6 +215,6 @@ def _split(host: str) -> tuple[str, str]:
 
 def _is_ipv6(name: str) -> bool:
     try:
-        return name.startswith("[") and ip_address(name[1:-1]).version == 6
+        return name[:1] + name[-1:] == "[]" and ip_address(name[1:-1]).version == 6
     except ValueError:
         return False

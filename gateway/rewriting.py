@@ -47,7 +47,7 @@ _AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?
 # never in a raw path that `targets` took, but a redirect must not depend on that
 _UNSAFE_IN_PATH = re.compile(r"[^!-~]|[\\?#]")
 _UNSAFE_IN_QUERY = re.compile(r"[^!-~]|#")
-_UNSAFE_IN_FIELD = re.compile(r"[^!-~]|[#&+;=\\]")
+_UNSAFE_IN_FIELD = re.compile(r"[^!-~]|[#&+;=]")
 
 
 def check_header_name(name: str) -> str:
@@ -216,7 +216,7 @@ def _parse_destination(to: str) -> _Destination:
         raise ValueError("must be a path like /v2/<id> or an address like https://shop.example.org/<path:rest>")
     if origin and not _AUTHORITY.fullmatch(authority):
         raise ValueError("must have a plain host, like https://shop.example.org:8443/: no user, no <name> in it")
-    if _REFUSED_IN_QUERY.search(_NAME.sub("", query[1:])) or _REFUSED_IN_QUERY.search(fragment[1:]):
+    if _REFUSED_IN_QUERY.search(_NAME.sub("", query)) or _REFUSED_IN_QUERY.search(fragment[1:]):
         raise ValueError("must be percent-encoded in its query, like ?q=a%20b&id=<id>, and have no name behind a #")
     return _Destination(origin, PathTemplate.parse(path or "/"), query, fragment)
 

@@ -4,25 +4,22 @@ of it, one `RouteRule` for each of its routes, every number filled in.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from click import ClickException
 from limits import RateLimitItem, parse
-from pydantic import ValidationError
 
-from gateway import yaml_file
-from gateway.advice import fault_texts
+from gateway import advice, yaml_file
 from gateway.backend.dns import DnsSource
 from gateway.backend.dns import parse_source as parse_dns_source
 from gateway.backend.standing import ActiveRule, EjectionRule
-from gateway.matching import Condition, Conditions
+from gateway.matching import Conditions
+from gateway.notation import REGISTRY, parse_source
 from gateway.rewriting import HeaderChanges, PathTemplate, Redirect, Rewrite
 from gateway.services_file import (
-    NAME,
-    REGISTRY,
+    FIRST_VERSION,
     HeaderChangesEntry,
     InstanceEntry,
     MirrorEntry,
@@ -35,14 +32,12 @@ from gateway.services_file import (
     ServicesFile,
     SplitEntry,
     Strategy,
-    free_name,
-    parse_source,
+    service_name,
 )
 from gateway.settings import GatewaySettings
 from gateway.yaml_file import YamlError, YamlFile
 
 DEFAULT_LIMIT = "default"
-FIRST_VERSION = "1"
 NO_CHANGES = HeaderChanges()
 
 
@@ -63,6 +58,7 @@ class Address:
 
     url: str
     weight: float = 1.0
+    host: str = ""  # what it is called in a request, with a port if need be; "": as in the URL
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,12 +217,12 @@ def load_services(path: Path, settings: GatewaySettings, urls: Mapping[str, str]
 
 def configuration_of(file: YamlFile, settings: GatewaySettings, urls: Mapping[str, str]) -> Configuration:
     """As `load_services`, of a file that was read already."""
-    try:
-        read = ServicesFile.model_validate(file.document)
-    except ValidationError as error:
-        raise ServicesError(fault_texts(error, file)) from None
-    entries = dict(read.services)
-    problems = _lay_over(entries, urls)
+    sound = advice.sound(file)
+    entries = dict(sound.entries.services)
+    wrong_variables = _lay_over(entries, urls)
+    read = sound.entries.model_copy(update={"services": entries})
+    found = advice.faults(read, sound.damaged, request_timeout_s=settings.request_timeout)
+    problems = [*advice.texts(file, [*file.faults, *sound.findings, *found]), *wrong_variables]
     if problems:
         raise ServicesError(problems)
     services: dict[str, Service] = {}
@@ -237,10 +233,7 @@ def configuration_of(file: YamlFile, settings: GatewaySettings, urls: Mapping[st
             routes[service.key] = tuple(
                 _route(service, route, file, position) for position, route in enumerate(entry.routes)
             )
-    problems = [text for service in services.values() for text in _unknown_targets(service, services, file)]
-    if problems:
-        raise ServicesError(problems)
-    return Configuration(file, read.model_copy(update={"services": entries}), services, routes)
+    return Configuration(file, read, services, routes, tuple(advice.texts(file, advice.warnings(read))))
 
 
 def _lay_over(entries: dict[str, ServiceEntry], urls: Mapping[str, str]) -> list[str]:
@@ -250,8 +243,10 @@ def _lay_over(entries: dict[str, ServiceEntry], urls: Mapping[str, str]) -> list
         owner = next((known for known, entry in entries.items() if name in (known, *entry.aliases)), "")
         try:
             members = [InstanceEntry.model_validate({"url": parse_source(part.strip())}) for part in url.split(",")]
-            if not owner and not re.fullmatch(NAME, free_name(name)):
-                raise ValueError(f"a service can't be called {name}")
+            if len({member.url for member in members}) < len(members):
+                raise ValueError("the same address stands twice")
+            if not owner:
+                service_name(name)
         except ValueError as error:
             problems.append(f"{name.upper().replace('-', '_')}_SERVICE_URL: {error}")
             continue
@@ -268,7 +263,16 @@ def _versions(name: str, entry: ServiceEntry, settings: GatewaySettings) -> Iter
     yield first
     for version, other in entry.versions.items():
         path = first.path if other.path is None else other.path
-        yield replace(first, version=version, sources=_sources(other), path=path)
+        yield _without_itself(replace(first, version=version, sources=_sources(other), path=path))
+
+
+def _without_itself(service: Service) -> Service:
+    """What a service gives to one of its versions, that version keeps."""
+    return replace(
+        service,
+        mirror=None if service.mirror and service.mirror.service == service.key else service.mirror,
+        split=tuple(share for share in service.split if share.service != service.key),
+    )
 
 
 def _fill(name: str, entry: ServiceEntry, settings: GatewaySettings) -> Service:
@@ -309,11 +313,14 @@ def _ruled(service: Service, rules: Rules) -> Service:
     changes: dict[str, object] = {}
     if "max_body" in rules.model_fields_set:
         changes["max_body_bytes"] = rules.max_body
-    if rules.timeout_s is not None and rules.timeout_s != service.timeout_s:
-        changes |= {"timeout_s": rules.timeout_s, "try_timeout_s": min(service.try_timeout_s, rules.timeout_s)}
+    if rules.timeout_s is not None:
+        is_for_all = service.try_timeout_s == service.timeout_s  # one try may take the whole time
+        try_timeout_s = rules.timeout_s if is_for_all else min(service.try_timeout_s, rules.timeout_s)
+        changes |= {"timeout_s": rules.timeout_s, "try_timeout_s": try_timeout_s}
+    wants_roles = rules.roles is not None and not rules.public  # who names roles does not mean everybody
     given: dict[str, object | None] = {
-        "is_public": rules.public,
-        "roles": None if rules.roles is None else tuple(rules.roles),
+        "is_public": False if wants_roles else rules.public,
+        "roles": () if rules.public else None if rules.roles is None else tuple(rules.roles),
         "is_cached": rules.cache,
         "priority": rules.priority,
         "request_headers": rules.request_headers and _changes(rules.request_headers),
@@ -326,12 +333,7 @@ def _ruled(service: Service, rules: Rules) -> Service:
 
 
 def _route(service: Service, entry: RouteEntry, file: YamlFile, position: int) -> RouteRule:
-    conditions = Conditions(
-        hosts=tuple(entry.hosts),
-        headers=tuple(Condition("header", name.lower(), wanted) for name, wanted in entry.headers.items()),
-        query=tuple(Condition("query", name, wanted) for name, wanted in entry.query.items()),
-    )
-    own = _ruled(service, entry)
+    own = _without_itself(_ruled(service, entry))
     if entry.rewrite and entry.rewrite.host:
         own = replace(own, host=entry.rewrite.host)
     return RouteRule(
@@ -339,19 +341,12 @@ def _route(service: Service, entry: RouteEntry, file: YamlFile, position: int) -
         name=f"{service.name}.{entry.name or entry.path}",
         template=entry.path,
         methods=tuple(entry.methods),
-        conditions=conditions,
+        conditions=entry.conditions,
         limit=entry.limit,
         rewrite=_rewrite(entry.rewrite) if entry.rewrite else None,
         redirect=Redirect(entry.redirect.status, entry.redirect.to) if entry.redirect else None,
         place=file.line(("services", service.name, "routes", position)),
     )
-
-
-def _unknown_targets(service: Service, services: Mapping[str, Service], file: YamlFile) -> Iterable[str]:
-    for share, key in [(service.mirror, "mirror"), *((share, "split") for share in service.split)]:
-        if share is not None and share.service not in services:
-            place = file.place(("services", service.name, key))
-            yield f"{place}: services.{service.name}.{key}: there is no service {share.service}"
 
 
 def _sources(place: Place) -> Sources:

@@ -7,128 +7,85 @@ editors that know the JSON Schema.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
 
-from limits import parse_many
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from urllib3.util import parse_url
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic.config import JsonDict
 
-from gateway.backend.dns import parse_source as parse_dns_source
-from gateway.matching import Condition, check_host_pattern
-from gateway.rewriting import PathTemplate, check_header_name, check_header_value, check_redirect
-from gateway.settings import parse_size
+from gateway.matching import Condition, Conditions
+from gateway.notation import FIRST_VERSION as FIRST_VERSION
+from gateway.notation import (
+    NAME,
+    BasePath,
+    Destination,
+    FieldName,
+    Front,
+    Given,
+    HashKey,
+    HeaderName,
+    HeaderValue,
+    HostPattern,
+    Method,
+    Name,
+    OrOff,
+    Percent,
+    Prefix,
+    Priority,
+    Rate,
+    RouteName,
+    Seconds,
+    Size,
+    Source,
+    Strategy,
+    Target,
+    Template,
+    Version,
+    Wanted,
+)
+from gateway.notation import TARGET_NAME as TARGET_NAME
+from gateway.notation import parse_address as parse_address
 
-Strategy = Literal["round-robin", "least-requests", "peak-ewma", "hash"]
-"""How a balancer chooses, see `backend.balancing`."""
-Priority = Literal["high", "normal", "low"]
-
-NAME = r"^[a-z][a-z0-9-]{0,62}$"
-TARGET_NAME = r"^[a-z][a-z0-9-]{0,62}(@[1-9][0-9]{0,3})?$"
-REGISTRY = "registry"
 RESERVED = frozenset(
     {"api", "auth", "docs", "health", "metrics", "openapi", "pages", "problems", "ready", "redoc", "services"}
 )
 """What the gateway itself answers under these names would be hidden by a service."""
-
-_EXTRA = re.compile(r"[?#]|[^!-~]")  # urllib3 tells an empty query from none only by our looking
-_PATH = re.compile(r"/[!-~]*")
-_NOT_IN_PATH = re.compile(r"[?#\\]|(^|/)\.\.?(/|$)")
-_METHOD = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"
-
-
-def parse_rate(value: object) -> str:
-    """A rate such as `100/minute`, `5 per second` or `1000/2hours`, as it was written. Raises `ValueError`."""
-    try:
-        rates = parse_many(str(value))
-    except ValueError:
-        rates = []
-    if len(rates) != 1 or not rates[0].amount:
-        raise ValueError("must be a rate like 100/minute, 5/second or 1000/2hours")
-    return str(value)
+CODED: Mapping[str, tuple[str, ...]] = {
+    "users": ("/users", "/auth"),
+    "products": ("/products",),
+    "orders": ("/orders",),
+}
+"""Services whose routes are written in `gateway/blueprints/NAME.py`, with their prefixes."""
 
 
-def parse_address(value: object) -> str:
-    """`http://host:port` without a path. Raises `ValueError`."""
-    text = str(value).rstrip("/")
-    try:
-        parts = parse_url(text) if "://" in text else None
-    except ValueError:  # its text would show the address, perhaps with a password
-        parts = None
-    if parts is None or parts.scheme not in ("http", "https") or not parts.host or parts.path or _EXTRA.search(text):
-        raise ValueError("must be an address like http://127.0.0.1:8000, without a path")
-    if parts.auth:
-        raise ValueError("must not carry a user name or password")
-    return text
-
-
-def parse_source(value: object) -> str:
-    """An address, `dns:name:port` or `registry`. Raises `ValueError`."""
-    text = str(value)
-    if text == REGISTRY:
-        return text
-    if text.startswith("dns:"):
-        parse_dns_source(text)
-        return text
-    return parse_address(value)
-
-
-def free_name(value: str) -> str:
-    """`value`, unless it is one of the gateway's own names. Raises `ValueError`."""
+def service_name(value: str) -> str:
+    """`value`, if a service can be called so. Raises `ValueError`."""
+    if not re.fullmatch(NAME, value):
+        raise ValueError("must be a name of lower-case letters, digits and hyphens, like grade-books")
     if value in RESERVED:
         raise ValueError(f"the gateway itself uses the name {value}; call the service something else")
     return value
 
 
-def _base_path(value: str) -> str:
-    if not _PATH.fullmatch(value) or _NOT_IN_PATH.search(value):
-        raise ValueError("must begin with a slash, like /students or /, and go out as it is")
-    return value.rstrip("/")
-
-
-def _prefix(value: str) -> str:
-    if not _PATH.fullmatch(value) or _NOT_IN_PATH.search(value) or "//" in value or re.search(r"[%<>]", value):
-        raise ValueError("must be a path like /shop or /shop/catalogue, or / for everything")
-    return value.rstrip("/")
-
-
-def _template(value: str) -> str:
-    PathTemplate.parse(value)
-    return value
-
-
-def _condition(value: str) -> str:
-    Condition("header", "x", value)
-    return value
-
-
-def _unless_off(value: object) -> object:
-    if value is None:
-        raise ValueError("is empty; write off, or what it is to be")
-    return None if value is False else value
+ServiceName = Annotated[str, AfterValidator(service_name), WithJsonSchema({"type": "string", "pattern": NAME})]
 
 
 def _as_instance(value: object) -> object:
     return {"url": value} if isinstance(value, str) else value
 
 
-T = TypeVar("T")
-Rate = Annotated[str, BeforeValidator(parse_rate)]
-Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=int | str)]
-Address = Annotated[str, BeforeValidator(parse_address)]
-Source = Annotated[str, BeforeValidator(parse_source, json_schema_input_type=str)]
-HeaderName = Annotated[str, AfterValidator(check_header_name)]
-HeaderValue = Annotated[str, AfterValidator(check_header_value)]
-Template = Annotated[str, AfterValidator(_template)]
-Wanted = Annotated[str, AfterValidator(_condition)]
-HostPattern = Annotated[str, AfterValidator(check_host_pattern)]
-Method = Annotated[str, Field(pattern=_METHOD)]
-OrOff = Annotated[T | None, BeforeValidator(_unless_off, json_schema_input_type=T | Literal[False])]
+def _without_null(schema: JsonDict) -> None:
+    """What is left out is not null: editors would offer to write that."""
+    properties = schema["properties"]
+    for described in properties.values() if isinstance(properties, dict) else ():
+        if isinstance(described, dict) and described.get("default", "") is None:
+            del described["default"]
 
 
 class Entry(BaseModel):
     """A part of the file: nothing unknown in it, nothing changed after it was read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, json_schema_extra=_without_null)
 
 
 class InstanceEntry(Entry):
@@ -136,7 +93,7 @@ class InstanceEntry(Entry):
     weight: float = Field(1.0, gt=0, le=1000, description="Its share of the requests.")
 
 
-Instance = Annotated[InstanceEntry, BeforeValidator(_as_instance, json_schema_input_type=str | InstanceEntry)]
+Instance = Annotated[InstanceEntry, BeforeValidator(_as_instance, json_schema_input_type=Source | InstanceEntry)]
 
 
 class HeaderChangesEntry(Entry):
@@ -146,18 +103,20 @@ class HeaderChangesEntry(Entry):
 
 
 class MirrorEntry(Entry):
-    service: str = Field(pattern=TARGET_NAME, description="Who gets the copy; NAME or NAME@VERSION.")
-    percent: float = Field(100, gt=0, le=100, description="The share of the requests that is copied.")
+    service: Target = Field(description="Who gets the copy; NAME or NAME@VERSION.")
+    percent: Percent = Field(100, description="The share of the requests that is copied.")
 
 
 class SplitEntry(Entry):
-    service: str = Field(pattern=TARGET_NAME, description="Who gets this share; NAME or NAME@VERSION.")
-    percent: float = Field(gt=0, le=100, description="Its share of the callers; each caller stays where it is.")
+    service: Target = Field(description="Who gets this share; NAME or NAME@VERSION.")
+    percent: Percent = Field(description="Its share of the callers; each caller stays where it is.")
 
 
 class FallbackEntry(Entry):
     stale: bool = Field(False, description="The last kept answer, even if it is too old (wants `cache`).")
-    status: int | None = Field(None, ge=200, le=599, description="Of the answer that is given instead.")
+    status: Given[Annotated[int, Field(ge=200, le=599)]] = Field(
+        None, description="Of the answer that is given instead."
+    )
     content_type: HeaderValue = Field("application/json", description="Of that answer.")
     body: str = Field("", description="Of that answer.")
 
@@ -165,23 +124,23 @@ class FallbackEntry(Entry):
     def _says_something(self) -> Self:
         if not self.stale and self.status is None:
             raise ValueError("needs a status, or stale: true")
+        if self.body and self.status in (204, 304):
+            raise ValueError(f"has a body, which an answer with {self.status} can't have")
         return self
 
 
 class BreakerEntry(Entry):
-    failures: int | None = Field(
-        None, ge=1, description="In a row, that open it; default: CIRCUIT_BREAKER_FAILURE_THRESHOLD."
+    failures: Given[Annotated[int, Field(ge=1)]] = Field(
+        None, description="In a row, that open it; default: CIRCUIT_BREAKER_FAILURE_THRESHOLD."
     )
-    recovery_s: float | None = Field(
-        None, gt=0, description="Until a trial; default: CIRCUIT_BREAKER_RECOVERY_TIMEOUT."
-    )
-    fallback: FallbackEntry | None = Field(
+    recovery_s: Given[Seconds] = Field(None, description="Until a trial; default: CIRCUIT_BREAKER_RECOVERY_TIMEOUT.")
+    fallback: Given[FallbackEntry] = Field(
         None, description="The answer to GET while no instance can be had, instead of 502, 503 or 504."
     )
 
 
 class HealthCheckEntry(Entry):
-    path: Annotated[str, AfterValidator(_base_path)] = Field("/health", description="Asked by GET; below 400 is well.")
+    path: BasePath = Field("/health", description="Asked by GET; below 400 is well.")
     interval_s: float = Field(5, ge=0.1, le=3600, description="Between two checks of an instance, with jitter.")
     timeout_s: float = Field(1, gt=0, le=60, description="How long the answer may take.")
     unhealthy_after: int = Field(3, ge=1, le=100, description="Failures in a row after which it gets no request.")
@@ -196,8 +155,8 @@ class EjectionEntry(Entry):
 
 class HedgeEntry(Entry):
     budget: float = Field(0.05, gt=0, le=1, description="Second tries, as a share of the requests, at most.")
-    after_ms: float | None = Field(
-        None, gt=0, le=60_000, description="When the second try begins; default: the 95th percentile, as it is learnt."
+    after_ms: Given[Annotated[float, Field(gt=0, le=60_000)]] = Field(
+        None, description="When the second try begins; default: the 95th percentile, as it is learnt."
     )
 
 
@@ -208,10 +167,10 @@ class LoadEntry(Entry):
 
 
 class RewriteEntry(Entry):
-    path: Template | None = Field(None, description="The whole path at the service: /v2/<id>, names as in `path`.")
-    strip_prefix: str | None = Field(None, pattern=r"^/.+", description="Cut off the front of the path at the service.")
-    add_prefix: str | None = Field(None, pattern=r"^/.+", description="Put in front, after cutting.")
-    host: HeaderValue | None = Field(None, description="The Host that the service is told.")
+    path: Given[Template] = Field(None, description="The whole path at the service: /v2/<id>, names as in `path`.")
+    strip_prefix: Given[Front] = Field(None, description="Cut off the front of the path at the service.")
+    add_prefix: Given[Front] = Field(None, description="Put in front, after cutting.")
+    host: Given[HeaderValue] = Field(None, description="The Host that the service is told.")
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> Self:
@@ -221,25 +180,25 @@ class RewriteEntry(Entry):
 
 
 class RedirectEntry(Entry):
-    to: Annotated[str, AfterValidator(check_redirect)] = Field(
-        description="A path or an address, with names as in `path`; the caller's query goes along."
-    )
+    to: Destination = Field(description="A path or an address, with names as in `path`; the caller's query goes along.")
     status: Literal[301, 302, 303, 307, 308] = Field(308, description="307 and 308 keep the method.")
 
 
 class Rules(Entry):
     """What a service says for all its routes, and a route for itself."""
 
-    public: bool | None = Field(None, description="Without it a valid token is wanted.")
-    roles: list[str] | None = Field(None, description="Any of these roles may call; empty: any valid token.")
-    cache: bool | None = Field(None, description="Keep the answers that say they may be kept (RFC 9111).")
-    max_body: OrOff[Size] | None = Field(None, description="The largest body, or off; default: MAX_REQUEST_SIZE.")
-    timeout_s: float | None = Field(None, gt=0, le=3600, description="For all tries; default: REQUEST_TIMEOUT.")
-    priority: Priority | None = Field(None, description="Who waits less when there is too much: high, normal or low.")
-    request_headers: HeaderChangesEntry | None = Field(None, description="Changes on the way to the service.")
-    response_headers: HeaderChangesEntry | None = Field(None, description="Changes on the way to the caller.")
-    mirror: MirrorEntry | None = Field(None, description="Another service gets a copy; its answer is dropped.")
-    split: list[SplitEntry] | None = Field(None, description="Shares of the callers that go to other services.")
+    public: Given[bool] = Field(None, description="Without it a valid token is wanted.")
+    roles: Given[list[str]] = Field(
+        None, description="Any of these roles may call; [] is any valid token. A route with roles is not public."
+    )
+    cache: Given[bool] = Field(None, description="Keep the answers that say they may be kept (RFC 9111).")
+    max_body: OrOff[Size] = Field(None, description="The largest body, or off; default: MAX_REQUEST_SIZE.")
+    timeout_s: Given[Seconds] = Field(None, description="For all tries; default: REQUEST_TIMEOUT.")
+    priority: Given[Priority] = Field(None, description="Who waits less when there is too much: high, normal or low.")
+    request_headers: Given[HeaderChangesEntry] = Field(None, description="Changes on the way to the service.")
+    response_headers: Given[HeaderChangesEntry] = Field(None, description="Changes on the way to the caller.")
+    mirror: Given[MirrorEntry] = Field(None, description="Another service gets a copy; its answer is dropped.")
+    split: Given[list[SplitEntry]] = Field(None, description="Shares of the callers that go to other services.")
 
 
 class RouteEntry(Rules):
@@ -247,36 +206,36 @@ class RouteEntry(Rules):
 
     path: Template = Field(description="Below the prefix: /, /reviews, /<id>/reviews or /files/<path:rest>.")
     methods: list[Method] = Field(default_factory=lambda: ["*"], min_length=1, description="* is any method.")
-    name: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,64}$", description="For logs and metrics.")
+    name: Given[RouteName] = Field(None, description="For logs and metrics.")
     hosts: list[HostPattern] = Field(default_factory=list, description="Only under these: a.example or *.example.")
-    headers: dict[HeaderName, Wanted] = Field(
+    headers: dict[FieldName, Wanted] = Field(
         default_factory=dict, description="Only with these: exact text, * for any, ! for none, ~REGEX."
     )
     query: dict[str, Wanted] = Field(default_factory=dict, description="Only with these parameters, as `headers`.")
-    limit: str | None = Field(None, description="Which rate of the service's `limits` counts besides `default`.")
-    rewrite: RewriteEntry | None = Field(None, description="What the service is asked for instead.")
-    redirect: RedirectEntry | None = Field(None, description="Answer with this, without asking the service.")
+    limit: Given[str] = Field(None, description="Which rate of the service's `limits` counts besides `default`.")
+    rewrite: Given[RewriteEntry] = Field(None, description="What the service is asked for instead.")
+    redirect: Given[RedirectEntry] = Field(None, description="Answer with this, without asking the service.")
+
+    @property
+    def conditions(self) -> Conditions:
+        return Conditions(
+            hosts=tuple(self.hosts),
+            headers=tuple(Condition("header", name.lower(), wanted) for name, wanted in self.headers.items()),
+            query=tuple(Condition("query", name, wanted) for name, wanted in self.query.items()),
+        )
 
 
 class Place(Entry):
     """Where instances are."""
 
-    url: Source | None = Field(None, description="Where the service is: http://host:port. X_SERVICE_URL overrides it.")
+    url: Given[Source] = Field(None, description="Where the service is: http://host:port. X_SERVICE_URL overrides it.")
     instances: list[Instance] = Field(
         default_factory=list,
         description="Instead of `url`, several: addresses, dns:name:port, registry, or {url, weight}.",
     )
-    path: Annotated[str, AfterValidator(_base_path)] | None = Field(
+    path: Given[BasePath] = Field(
         None, description="What the service itself calls its prefix; default: the same as here. `/` strips it."
     )
-
-    @model_validator(mode="after")
-    def _has_an_address(self) -> Self:
-        if (self.url is None) == (not self.instances):
-            raise ValueError("needs either url or instances")
-        if len({entry.url for entry in self.members}) < len(self.members):
-            raise ValueError("the same instance stands twice")
-        return self
 
     @property
     def members(self) -> tuple[InstanceEntry, ...]:
@@ -290,30 +249,33 @@ class VersionEntry(Place):
 class ServiceEntry(Rules, Place):
     """One entry under `services:`. Everything but the address has a default."""
 
-    prefixes: list[Annotated[str, AfterValidator(_prefix)]] = Field(
+    prefixes: list[Prefix] = Field(
         default_factory=list, description="Where it is reachable; default: /NAME. / is all that no other one claims."
     )
     hosts: list[HostPattern] = Field(default_factory=list, description="Only under these names of the gateway.")
-    versions: dict[Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3}$")], VersionEntry] = Field(
-        default_factory=dict, description="Further versions (/api/v2/..., API-Version: 2) with own instances."
+    versions: dict[Version, VersionEntry] = Field(
+        default_factory=dict,
+        description="Further versions (/api/v2/..., API-Version: 2) with own instances.",
+        json_schema_extra={"additionalProperties": False},
     )
-    aliases: list[str] = Field(default_factory=list, description="More names under which X_SERVICE_URL may set it.")
+    aliases: list[Name] = Field(default_factory=list, description="More names under which X_SERVICE_URL may set it.")
     routes: list[RouteEntry] = Field(
         default_factory=list, description="All that exists of it; default: every method and path."
     )
     balance: Strategy = Field(
         "round-robin", description="Who gets the next request: round-robin, least-requests, peak-ewma or hash."
     )
-    hash_by: str = Field(
+    hash_by: HashKey = Field(
         "user",
-        pattern=r"^(user|address|header:[A-Za-z0-9-]+|cookie:[A-Za-z0-9_-]+)$",
         description="What `hash` and `split` go by: user (else the address), address, header:NAME or cookie:NAME.",
     )
-    connect_timeout_s: float | None = Field(None, gt=0, le=60, description="Default: CONNECT_TIMEOUT.")
-    try_timeout_s: float | None = Field(None, gt=0, le=3600, description="For one try; default: all of `timeout_s`.")
-    retries: int = Field(1, ge=0, le=5, description="How many more instances may be tried, where that can't hurt.")
+    connect_timeout_s: Given[Annotated[float, Field(gt=0, le=60)]] = Field(
+        None, description="Default: CONNECT_TIMEOUT."
+    )
+    try_timeout_s: Given[Seconds] = Field(None, description="For one try; default: all of `timeout_s`.")
+    retries: int = Field(1, ge=0, le=5, description="How many more tries, other instances first, where that can't hurt.")
     retry_on: list[Annotated[int, Field(ge=500, le=599)]] = Field(
-        default_factory=lambda: [502, 503, 504], description="Statuses after which another instance is tried."
+        default_factory=lambda: [502, 503, 504], description="Statuses after which it is tried again."
     )
     retry_budget: float = Field(0.2, ge=0, le=1, description="Retries, as a share of the requests, at most.")
     breaker: OrOff[BreakerEntry] = Field(
@@ -351,4 +313,6 @@ class ServicesFile(Entry):
     pages: Literal["public", "operations"] = Field(
         "public", description="Where the gateway's own pages are: on both listeners, or on the operations one only."
     )
-    services: dict[Annotated[str, Field(pattern=NAME), AfterValidator(free_name)], ServiceEntry]
+    services: dict[ServiceName, ServiceEntry] = Field(
+        description="One entry a service, by name.", json_schema_extra={"additionalProperties": False}
+    )

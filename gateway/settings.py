@@ -14,7 +14,8 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from common.settings import IdentitySettings, OptionalText
+from common.settings import IdentitySettings, OptionalText, Secret
+from gateway.backend.dns import parse_nameserver
 from gateway.headers import IPNetwork
 
 _SIZE = re.compile(r"(\d+)\s*(B|KB|MB|GB|KIB|MIB|GIB)?", re.IGNORECASE)
@@ -41,6 +42,16 @@ def parse_networks(value: object) -> tuple[IPNetwork, ...]:
         except ValueError:
             raise ValueError(f"{entry!r} is not an address or network like 10.0.0.0/8") from None
     return tuple(networks)
+
+
+def parse_nameservers(value: object) -> tuple[str, ...]:
+    """`10.0.0.2, 10.0.0.3:5353` as they are. Raises `ValueError` naming the one that is no address."""
+    if not isinstance(value, str):
+        return tuple(value) if isinstance(value, tuple | list) else ()
+    nameservers = tuple(filter(None, (part.strip() for part in value.split(","))))
+    for nameserver in nameservers:
+        parse_nameserver(nameserver)
+    return nameservers
 
 
 def check_redis_url(value: str) -> str:
@@ -80,6 +91,15 @@ class GatewaySettings(IdentitySettings):
     )
     redis_pool_size: int = Field(20, ge=1, le=1000, description="Connections to Redis, for each worker.")
     redis_timeout_ms: int = Field(500, ge=10, le=10_000, description="How long one call to Redis may take.")
+    registry_token: Secret = Field(
+        None,
+        description="Who sends it may register instances on the operations listener, as an administrator may.",
+    )
+    dns_servers: Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_nameservers)] = Field(
+        (),
+        description="IP addresses of the nameservers that `dns:` names are looked up with, by comma, each perhaps with "
+        "a port; by default those of /etc/resolv.conf.",
+    )
     rate_limit_requests: int = Field(
         100,
         ge=1,
@@ -87,10 +107,15 @@ class GatewaySettings(IdentitySettings):
         description="Requests that a caller may make of a service in a window, unless services.yaml says otherwise.",
     )
     rate_limit_window: int = Field(60, ge=1, le=86_400, description="The length of that window, in seconds.")
-    request_timeout: float = Field(30, gt=0, le=3600, description="Seconds that a service may take to answer.")
+    request_timeout: float = Field(
+        30, gt=0, le=3600, description="Seconds that a request to a service may take, all tries together."
+    )
     connect_timeout: float = Field(2, gt=0, le=60, description="Seconds that connecting to a service may take.")
+    max_in_flight: int = Field(
+        1000, ge=1, le=100_000, description="Requests to services at once, for each worker; more wait, then get 503."
+    )
     backend_pool_size: int = Field(
-        100, ge=1, le=5000, description="Connections to one instance of a service, for each worker."
+        200, ge=1, le=5000, description="Connections to one instance of a service, for each worker."
     )
     max_request_size: Annotated[int, BeforeValidator(parse_size)] = Field(
         10 << 20, examples=["10MB"], description="The largest request body, with a unit."

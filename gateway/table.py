@@ -67,4 +67,4 @@ def _backend(service: Service, settings: GatewaySettings, metrics: Metrics, prev
     known = previous.backends.get(service.key) if previous else None
     if known is not None and known.service == service:
         return known
-    return Backend(service, settings, metrics, instances=known.instances if known else ())
+    return Backend(service, settings, metrics, before=known)

@@ -3,31 +3,54 @@
 What is accepted is passed on byte for byte; nothing here or later decodes a path and encodes it again. Decoded segments
 exist for matching routes only. Refused are all spellings by which a service could see another path than the router did:
 dot segments, encoded dots, slashes and backslashes, control characters. RFC 9112, 3; RFC 3986, 3.3.
+
+Two kinds of service take more, and say so: one with `encoded_slashes`, and a `verbatim` one, which takes whatever the
+server's parser took. So a fault is noted, not raised, by `read_target`; the edge raises it once it knows whose path it
+is. That path is found by the segments between raw slashes, decoded once: `/x/../shop` is below `x` and never below
+`shop`, and what a strict service claims stays strict beside a lenient one.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from common.problems import BadRequest, NotImplementedProblem
+from common.problems import BadRequest, NotImplementedProblem, Problem
 
 _AMBIGUOUS = re.compile(r"%(?:2f|5c|2e|0[0-9a-f]|1[0-9a-f]|7f)|\\|#|[^!-~]", re.IGNORECASE)
+_ENCODED_SLASH = re.compile(r"%(?:2f|5c)", re.IGNORECASE)
 _REFUSED_IN_QUERY = re.compile(r"%00|#|[^!-~]")
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 # RFC 3986, 3.2.2: a registered name, an IPv4 address or a bracketed IPv6 address, then perhaps a port
 _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _TCHAR = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONVENTIONAL = re.compile(r"[^a-z#]{3,20}")  # what gunicorn lets through unless it is told to take any token
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a target is refused, and by whom it is not."""
+
+    problem: Problem
+    is_slash: bool = False  # encoded slashes and nothing else: passes where the service takes these
+    is_final: bool = False  # passes nowhere
+
+    def passes(self, *, is_verbatim: bool, takes_slashes: bool) -> bool:
+        return not self.is_final and (is_verbatim or (self.is_slash and takes_slashes))
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """A request target in origin form, as the caller wrote it, and what routing needs of it."""
 
-    path: str  # raw, begins with "/"
+    path: str  # raw, begins with "/"; or "*"
     query: str | None  # raw, without "?"; None where there was no "?"
     segments: tuple[str, ...]  # decoded; a trailing slash leaves no empty last segment
+    fault: Fault | None = None
+    authority: str | None = None  # the host that an absolute form named, where the Host field named another
+    is_server_wide: bool = False  # OPTIONS about the server as a whole (RFC 9112, 3.2.4)
 
     @property
     def raw(self) -> str:
@@ -43,42 +66,94 @@ class Target:
 
 
 def parse_target(method: str, raw: str, host: str | None) -> Target:
-    """The target of a request line. Raises `BadRequest` for what is refused, 501 for CONNECT and TRACE."""
-    if method in ("CONNECT", "TRACE"):
-        raise NotImplementedProblem(f"{method} is not offered here.", code="METHOD_NOT_IMPLEMENTED")
-    if not _TCHAR.fullmatch(method):
-        raise BadRequest("The request method is malformed.", code="MALFORMED_REQUEST")
+    """As `read_target`, for those who take nothing unusual: raises `BadRequest`, and 501 for CONNECT and TRACE."""
+    target = read_target(method, raw, host)
+    if target.fault is not None:
+        raise target.fault.problem
+    return target
+
+
+def read_target(method: str, raw: str, host: str | None) -> Target:
+    """The target of a request line, its fault noted. Raises nothing."""
+    faults = list(_faults_of_method(method))
     if raw == "*":
-        raise BadRequest("'OPTIONS *' is not offered here; ask about one path.", code="UNSUPPORTED_TARGET")
+        faults.append(_fault("'OPTIONS *' is not offered here; ask about one path.", code="UNSUPPORTED_TARGET"))
+        return Target("*", None, (), _together(faults), is_server_wide=True)
+    authority, is_server_wide = None, False
     if not raw.startswith("/"):
-        raw = _origin_form(raw, host)
+        named, rest, fault = _parts(raw, host)
+        is_server_wide = method == "OPTIONS" and rest == ""
+        raw = rest if rest.startswith("/") else f"/{rest}"
+        if fault is not None:
+            faults.append(fault)
+            authority = None if fault.is_final else named
     path, mark, query = raw.partition("?")
-    if _AMBIGUOUS.search(path):
-        raise BadRequest(
-            "The path has a character or an escape that is refused: \\ # %2e %2f %5c or a control character.",
-            code="UNSAFE_PATH",
-        )
-    if _REFUSED_IN_QUERY.search(query):
-        raise BadRequest("The query has a NUL or a character that must be percent-encoded.", code="UNSAFE_PATH")
     segments = path.split("/")[1:]
-    for segment in segments:
-        # "..;x" is a dot segment to servers that know path parameters
-        if segment.partition(";")[0] in (".", ".."):
-            raise BadRequest("The path has a dot segment; write the path without it.", code="UNSAFE_PATH")
     if segments[-1] == "":
         segments.pop()
-    return Target(path, query if mark else None, tuple(unquote(segment) for segment in segments))
+    faults += _faults_of_path(path)
+    if _REFUSED_IN_QUERY.search(query):
+        faults.append(_fault("The query has a NUL or a character that must be percent-encoded.", code="UNSAFE_PATH"))
+    decoded = tuple(unquote(segment) for segment in segments)
+    return Target(path, query if mark else None, decoded, _together(faults), authority, is_server_wide)
 
 
-def _origin_form(raw: str, host: str | None) -> str:
-    """The absolute form names the host twice; both must agree (RFC 9112, 3.2.2)."""
+def _faults_of_method(method: str) -> Iterator[Fault]:
+    if method == "CONNECT":  # a tunnel, which no request that is passed on can be
+        yield Fault(_not_offered(method), is_final=True)
+    elif method == "TRACE":
+        yield Fault(_not_offered(method))
+    elif not _TCHAR.fullmatch(method):
+        yield _fault("The request method is malformed.", code="MALFORMED_REQUEST", is_final=True)
+    elif not _CONVENTIONAL.fullmatch(method):  # as for all that is malformed, the connection ends with the answer
+        close = (("Connection", "close"),)
+        yield Fault(BadRequest("The request method is malformed.", code="MALFORMED_REQUEST", headers=close))
+
+
+def _faults_of_path(path: str) -> Iterator[Fault]:
+    if _AMBIGUOUS.search(path):
+        as_slashes = _ENCODED_SLASH.sub("/", path)  # as a service may read them: "..%2fx" climbs
+        yield Fault(
+            BadRequest(
+                "The path has a character or an escape that is refused: \\ # %2e %2f %5c or a control character.",
+                code="UNSAFE_PATH",
+            ),
+            is_slash=not _AMBIGUOUS.search(as_slashes) and not _has_dot_segment(as_slashes),
+        )
+    elif _has_dot_segment(path):
+        yield _fault("The path has a dot segment; write the path without it.", code="UNSAFE_PATH")
+
+
+def _has_dot_segment(path: str) -> bool:
+    # "..;x" is a dot segment to servers that know path parameters
+    return any(segment.partition(";")[0] in (".", "..") for segment in path.split("/"))
+
+
+def _parts(raw: str, host: str | None) -> tuple[str, str, Fault | None]:
+    """Authority and rest of an absolute form, which names the host twice; both must agree (RFC 9112, 3.2.2)."""
     match = _ABSOLUTE.fullmatch(raw)
     if match is None:
-        raise BadRequest("The request target must begin with a slash.", code="UNSUPPORTED_TARGET")
+        return "", "", _fault("The request target must begin with a slash.", code="UNSUPPORTED_TARGET", is_final=True)
     authority, rest = match.groups()
-    if host is None or authority.lower() != host.lower():
-        raise BadRequest("The request target and the Host field name different hosts.", code="MALFORMED_HOST")
-    return rest if rest.startswith("/") else "/" + rest
+    if host is not None and authority.lower() == host.lower():
+        return authority, rest, None
+    text = "The request target and the Host field name different hosts."
+    return authority, rest, _fault(text, code="MALFORMED_HOST", is_final=not is_host(authority))
+
+
+def _fault(detail: str, *, code: str, is_final: bool = False) -> Fault:
+    return Fault(BadRequest(detail, code=code), is_final=is_final)
+
+
+def _not_offered(method: str) -> Problem:
+    return NotImplementedProblem(f"{method} is not offered here.", code="METHOD_NOT_IMPLEMENTED")
+
+
+def _together(faults: Sequence[Fault]) -> Fault | None:
+    """The first is the one that is told; it passes only where all of them do."""
+    if not faults:
+        return None
+    return Fault(faults[0].problem, all(fault.is_slash for fault in faults), any(fault.is_final for fault in faults))
 
 
 def check_host(host: str | None, protocol: str) -> None:

@@ -76,6 +76,11 @@ class Gate:
     def waiting(self) -> int:
         return self._waiting
 
+    @property
+    def is_full(self) -> bool:
+        """Whether `enter` would wait or shed."""
+        return self._in_flight >= self._most_in_flight
+
     def enter(self, priority: Priority = "normal", *, wait_s: float | None = None) -> None:
         """Take a place, perhaps after a wait: of `wait_s` at most, where that is shorter than the gate's.
 

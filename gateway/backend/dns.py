@@ -8,8 +8,9 @@ A look-up goes the way that the host's own would (`hosts: files dns`), and is ov
        first name there that exists is the one, even if it has no address now. Aliases (CNAME) are followed, and an
        answer that did not fit into a datagram is fetched over TCP.
 
-One family is enough: when only A is answered, its addresses are used, but not for long. No family: `NotResolved`.
-Who asks keeps the answer for `ttl_s` and what to do without one; nothing is remembered here.
+One family is enough: when only A is answered, its addresses are used, but not for long. No family: `NoAddress` when
+the nameservers say so, `NotResolved` when nobody says anything of use. Who asks keeps the answer for `ttl_s` and knows
+what to do without one; nothing is remembered here.
 
 In a worker the sockets are gevent's, so a look-up holds up nobody but the greenlet that asks for it.
 """
@@ -25,6 +26,7 @@ from typing import Literal, cast
 
 import dns.exception
 import dns.name
+import dns.nameserver
 import dns.rdatatype
 import dns.resolver
 import gevent
@@ -33,8 +35,10 @@ SHORTEST_TTL_S = 1.0  # some registries answer 0, which would have us ask withou
 LONGEST_TTL_S = 30.0  # what Kubernetes says; Docker says 600 of containers that are scaled within seconds
 UNSURE_TTL_S = 5.0  # for what has no TTL (the hosts file), and while half of the answer is missing
 
+_USUAL_PORTS = {"http": 80, "https": 443}
 _FAMILIES = (dns.rdatatype.A, dns.rdatatype.AAAA)
 _SOURCE = re.compile(r"dns:(?:(https?)://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
+_NAMESERVER = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::([0-9]{1,5}))?")
 # with underscores, which Compose allows in the names of services
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _LONGEST_NAME = 253
@@ -55,6 +59,15 @@ class DnsSource:
         name = _bracketed(self.name)
         return f"dns:{name}:{self.port}" if self.scheme == "http" else f"dns:https://{name}:{self.port}"
 
+    @property
+    def host(self) -> str:
+        """What the instances are called in a request (RFC 9110, 4.2): `products.internal:5004`, without the port of the
+        scheme; "" where they have no name but their address."""
+        if _literal(self.name) is not None:
+            return ""
+        name = self.name.removesuffix(".")
+        return name if self.port == _USUAL_PORTS[self.scheme] else f"{name}:{self.port}"
+
     def url(self, address: str) -> str:
         """The instance at `address`: `http://10.0.0.7:5004` or `http://[fd00::7]:5004`."""
         return f"{self.scheme}://{_bracketed(address)}:{self.port}"
@@ -69,7 +82,7 @@ def parse_source(text: str) -> DnsSource:
     if match is None:
         raise ValueError(_RIGHT)
     scheme, host, digits = match.groups()
-    port = int(digits) if digits else {"http": 80, "https": 443}.get(scheme, 0)
+    port = int(digits) if digits else _USUAL_PORTS.get(scheme, 0)
     if not 1 <= port <= 65535:
         raise ValueError(_RIGHT)
     return DnsSource("https" if scheme == "https" else "http", _host(host), port)
@@ -87,6 +100,20 @@ class NotResolved(Exception):
     """A name has no address, or nobody told. The text is for the log and the operator."""
 
 
+class NoAddress(NotResolved):
+    """Told by those who know: there is no such name, or it has no address that anybody could connect to."""
+
+
+def parse_nameserver(text: str, port: int = 53) -> tuple[str, int]:
+    """The IP address and port of `10.0.0.2`, `10.0.0.2:5353`, `fd00::2` or `[fd00::2]:5353`. Raises `ValueError`."""
+    match = _NAMESERVER.fullmatch(text)
+    address = _literal(match[1] or match[2] if match else text)
+    own_port = int(match[3]) if match and match[3] else port
+    if address is None or not 1 <= own_port <= 65535:
+        raise ValueError(f"{text!r} is not the IP address of a nameserver, like 10.0.0.2 or 10.0.0.2:5353")
+    return address, own_port
+
+
 class Resolver:
     """Looks names up. Has no state but its settings, so that greenlets may share it."""
 
@@ -99,11 +126,12 @@ class Resolver:
         hosts_file: Path = Path("/etc/hosts"),
         resolv_conf: Path = Path("/etc/resolv.conf"),
     ) -> None:
-        """`nameservers` are IP addresses, asked in this order, without a search list. () is what `resolv_conf` says.
+        """`nameservers`, as `parse_nameserver` has them, are asked in this order, without a search list. () is what
+        `resolv_conf` says. `port` is that of those who name none.
 
         Raises `ValueError` for a nameserver that is no address.
         """
-        self._nameservers = [str(ip_address(nameserver)) for nameserver in nameservers]
+        self._nameservers = [dns.nameserver.Do53Nameserver(*parse_nameserver(each, port)) for each in nameservers]
         self._port = port
         self._timeout_s = timeout_s
         self._hosts_file = hosts_file
@@ -117,7 +145,7 @@ class Resolver:
         addresses, ttl_s = (listed, UNSURE_TTL_S) if listed else self._ask(name)
         usable = {address for address in addresses if _can_be_connected_to(address)}
         if not usable:
-            raise NotResolved(f"{name}: nobody can connect to {', '.join(sorted(addresses))}")
+            raise NoAddress(f"{name}: nobody can connect to {', '.join(sorted(addresses))}")
         return Resolved(tuple(sorted(usable)), ttl_s)
 
     def _listed(self, name: str) -> set[str]:
@@ -140,8 +168,9 @@ class Resolver:
         # search list, perhaps to a namesake: what A says is the name is the name.
         filled = [answer for answer in answers if answer.rrset and answer.qname == answers[0].qname]
         if not filled:
-            why = _words(failures[0], stub, self._timeout_s) if failures else "exists, but has no address"
-            raise NotResolved(f"{name}: {why}") from (failures[0] if failures else None)
+            why = _words(failures[0], stub) if failures else "exists, but has no address"
+            kind = NotResolved if any(map(_is_passing, failures)) else NoAddress
+            raise kind(f"{name}: {why}") from (failures[0] if failures else None)
         ttl_s = float(min(answer.chaining_result.minimum_ttl for answer in filled))
         longest_s = UNSURE_TTL_S if any(map(_is_passing, failures)) else LONGEST_TTL_S
         addresses = {str(ip_address(record.address)) for answer in filled for record in answer}
@@ -154,9 +183,10 @@ class Resolver:
         except (dns.exception.DNSException, ValueError) as error:
             raise NotResolved(f"{name}: {self._resolv_conf} is of no use ({error})") from error
         if self._nameservers:
-            stub.nameservers = self._nameservers
+            stub.nameservers = list(self._nameservers)
             stub.domain = dns.name.root
         stub.port = self._port
+        stub.lifetime = self._timeout_s
         # a share of the time for each, and one more for a datagram that was lost
         stub.timeout = self._timeout_s / (len(stub.nameservers) + 1)
         return stub
@@ -165,7 +195,7 @@ class Resolver:
         self, stub: dns.resolver.Resolver, name: str
     ) -> list[dns.resolver.Answer | dns.exception.DNSException]:
         """What A and AAAA brought, in this order."""
-        asked = [gevent.spawn(_answer, stub, name, family, self._timeout_s) for family in _FAMILIES]
+        asked = [gevent.spawn(_answer, stub, name, family) for family in _FAMILIES]
         try:
             # a bound of our own: the library pauses between tries past its end, and goes by a clock that can be set
             gevent.joinall(asked, timeout=self._timeout_s)
@@ -175,11 +205,11 @@ class Resolver:
 
 
 def _answer(
-    stub: dns.resolver.Resolver, name: str, family: dns.rdatatype.RdataType, timeout_s: float
+    stub: dns.resolver.Resolver, name: str, family: dns.rdatatype.RdataType
 ) -> dns.resolver.Answer | dns.exception.DNSException:
     """The answer, perhaps without records; or, instead of raising it, why there is none."""
     try:
-        return stub.resolve(name, family, search=True, lifetime=timeout_s, raise_on_no_answer=False)
+        return stub.resolve(name, family, search=True, raise_on_no_answer=False)
     except dns.exception.DNSException as error:
         return error
 
@@ -189,13 +219,13 @@ def _is_passing(failure: dns.exception.DNSException) -> bool:
     return not isinstance(failure, dns.resolver.NXDOMAIN)
 
 
-def _words(failure: dns.exception.DNSException, stub: dns.resolver.Resolver, timeout_s: float) -> str:
-    servers = ", ".join(map(str, stub.nameservers))
+def _words(failure: dns.exception.DNSException, stub: dns.resolver.Resolver) -> str:
+    servers = ", ".join(getattr(server, "address", str(server)) for server in stub.nameservers)
     match failure:
         case dns.resolver.NXDOMAIN():
             return "does not exist"
         case dns.exception.Timeout():
-            return f"no usable answer within {timeout_s:g} s from {servers}"
+            return f"no usable answer within {stub.lifetime:g} s from {servers}"
         case dns.resolver.NoNameservers():
             # (server, over TCP?, port, status or exception, response) for each try
             tries = cast("list[tuple[str, bool, int, object, object]]", failure.kwargs["errors"])

@@ -1,49 +1,72 @@
-"""Which instances answer? Asked on demand, for the operator's page."""
+"""How an instance fares, as rows for the operator's pages."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 
 import gevent
-import requests
 
-from common.http import tuned_session
 from gateway.backend.backend import Backend
+from gateway.backend.instance import Instance
+from gateway.backend.probe import Finding, probe
 
+PATH = "/health"
 HEALTH_TIMEOUT_S = 1.0
 HEALTH_KEPT_S = 1.0
 
+Row = dict[str, str | int | float | None]
+
+
+def row_of(instance: Instance) -> Row:
+    """What this worker knows of it. `state` is well, unhealthy, ejected or draining; times are ISO 8601, or null."""
+    now, standing = time.monotonic(), instance.standing
+    return {
+        "url": instance.url,
+        "weight": round(instance.weight, 3),
+        "state": standing.reason(now),
+        "since": _time(standing.since(now), now),
+        "until": _time(standing.until(now), now),
+        "breaker": instance.breaker.state if instance.breaker else "off",
+        "in_flight": instance.in_flight,
+        "latency_ms": round(instance.latency_s * 1000, 1),
+    }
+
+
+def _time(moment: float | None, now: float) -> str | None:
+    if moment is None:
+        return None
+    return datetime.fromtimestamp(time.time() + moment - now, UTC).isoformat(timespec="milliseconds")
+
 
 class InstanceHealth:
-    """Asks every instance for `/health`, all at once, and remembers the answers for a second.
+    """Asks every instance how it is, all at once, and remembers the answers for a second.
 
     Shared by greenlets: while one asks, the others get what was known before or wait for the first round.
     """
 
-    def __init__(self) -> None:
-        self._session = tuned_session(pool_size=4)
-        self._rows: list[dict[str, str | float]] = []
+    def __init__(self, ask: Callable[[Instance, str, float], Finding] = probe) -> None:
+        self._ask = ask
+        self._rows: list[Row] = []
         self._asked_at = float("-inf")
 
-    def rows(self, backends: Iterable[Backend]) -> list[dict[str, str | float]]:
+    def rows(self, backends: Iterable[Backend]) -> list[Row]:
+        """`status` is up, failing or down, `latency_ms` how long this answer took; the rest as in `row_of`."""
         if time.monotonic() - self._asked_at >= HEALTH_KEPT_S:
             asked = [
-                gevent.spawn(self._ask, backend.service.key, instance.url)
-                for backend in backends
-                for instance in backend.instances
+                gevent.spawn(self._row, backend, instance) for backend in backends for instance in backend.instances
             ]
             gevent.joinall(asked)
             self._rows = [greenlet.get() for greenlet in asked]
             self._asked_at = time.monotonic()
         return self._rows
 
-    def _ask(self, service: str, url: str) -> dict[str, str | float]:
-        began = time.perf_counter()
-        try:
-            status = self._session.get(f"{url}/health", timeout=HEALTH_TIMEOUT_S).status_code
-            state = "up" if status < 500 else "failing"
-        except requests.RequestException:
-            state = "down"
-        elapsed_ms = round((time.perf_counter() - began) * 1000, 1)
-        return {"service": service, "url": url, "status": state, "latency_ms": elapsed_ms}
+    def _row(self, backend: Backend, instance: Instance) -> Row:
+        rule = backend.service.check
+        finding = self._ask(instance, rule.path if rule else PATH, HEALTH_TIMEOUT_S)
+        # a service that wants no checks may not have the page
+        is_up = finding.is_well if rule else 0 < finding.status < 500
+        status = "up" if is_up else "failing" if finding.status else "down"
+        found = {"status": status, "reason": finding.reason, "latency_ms": finding.latency_ms}
+        return {"service": backend.service.key, **row_of(instance), **found}

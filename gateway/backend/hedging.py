@@ -74,7 +74,8 @@ def first_good(
     Without a `second`, or with an `after_s` of 0 (nothing is known yet), `first` is just called. Otherwise both run in
     greenlets of their own, with copies of the caller's context variables: what they set there is lost. They must let
     `GreenletExit` through. `may_start_second` is asked once at most. `discard` gets each result that is not given back;
-    it neither raises nor switches. No try is under way any more when this ends, also if the caller is killed.
+    it neither raises nor switches. No try is under way any more when this ends, also if the caller is killed; killed
+    again meanwhile, it leaves them to their cleaning up.
     """
     if second is None or after_s <= 0:
         return first()

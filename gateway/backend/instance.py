@@ -1,31 +1,39 @@
-"""One instance of a service: its pooled session, its breaker, and what a balancer wants to know of it.
+"""One instance of a service: its pooled session, its breaker and fitness, and what a balancer wants to know of it.
 
 An answer of up to 64 KB with a known length is read whole before the caller gets a byte, so that one which is cut short
-becomes a clean 502 (or another try); a longer one streams.
+becomes a clean 502 (or another try); a longer one streams, as does any answer of a service that is not buffered.
 """
 
 from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, nullcontext
+from operator import attrgetter
 from typing import TypeVar
 
 import requests
 import structlog
+from gevent import GreenletExit
+from gevent.lock import BoundedSemaphore
 from requests.exceptions import ConnectionError as NoConnection
 from requests.exceptions import ConnectTimeout, ReadTimeout, RequestException
 from urllib3 import HTTPResponse
-from urllib3.exceptions import EmptyPoolError, HTTPError, MaxRetryError, NewConnectionError, ReadTimeoutError
+from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, ReadTimeoutError
 
+from common import deadlines
 from common.http import tuned_session
 from common.problems import BadGateway, GatewayTimeout, Problem
 from gateway.backend.balancing import PeakEwma
-from gateway.backend.breaker import Breaker
+from gateway.backend.breaker import Breaker, NoVerdict
+from gateway.backend.call import Call
+from gateway.backend.countdown import Limit, OutOfTime
+from gateway.backend.fitness import Fitness
 from gateway.backend.retries import Failure
-from gateway.backend.transport import DoubtfulFraming, RawTargetAdapter, discard, prepare, raw_answer
-from gateway.body import Body, CallerGone
+from gateway.backend.standing import Standing
+from gateway.backend.transport import DoubtfulFraming, RawTargetAdapter, discard, fields_of, prepare, raw_answer
+from gateway.body import CallerGone
 from gateway.exchange import Answer
 from gateway.observability.metrics import Metrics
 from gateway.services import Service
@@ -35,8 +43,12 @@ log = structlog.get_logger("backend")
 
 E = TypeVar("E", bound=BaseException)
 
+PLACE_WAIT_S = 2.0
 BUFFERED_BYTES = 64 << 10
 PIECE_BYTES = 64 << 10
+_rules = attrgetter(
+    "key", "breaker", "connect_timeout_s", "try_timeout_s", "is_buffered", "check", "ejection", "slow_start_s"
+)
 
 
 class TryFailed(Exception):
@@ -47,6 +59,10 @@ class TryFailed(Exception):
         self.failure, self.outcome, self.problem = failure, outcome, problem
 
 
+class NoPlace(Exception):
+    """All connections to the instance were in use for as long as one may wait."""
+
+
 class _FailedWith(Exception):
     """Carries a 5xx through the breaker, which must see it, to the caller, who must get it."""
 
@@ -55,92 +71,151 @@ class _FailedWith(Exception):
         self.answer = answer
 
 
+class _Excused(NoVerdict):
+    """Carries a 5xx past the breaker: the caller's haste is its reason."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.status)
+        self.answer = answer
+
+
 class Instance:
     """Shared by the greenlets of a worker: the session remembers nothing but connections, and its pool hands each of
-    them to one greenlet at a time; the counts change in single steps."""
+    them to one greenlet at a time; the counts change in single steps.
 
-    def __init__(self, service: Service, url: str, settings: GatewaySettings, metrics: Metrics) -> None:
-        self.url = url
+    There are as many places as connections, and a place is taken first. So nobody ever waits in urllib3's pool: a timer
+    that struck there would leave it with a connection too many.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        url: str,
+        settings: GatewaySettings,
+        metrics: Metrics,
+        *,
+        host: str = "",
+        joined_at: float | None = None,
+    ) -> None:
+        """`host` is what it is called in requests and by its certificate, where `url` has only its IP address;
+        `joined_at`, by the monotonic clock, is for an instance that joins others at work."""
+        self.url, self.host = url, host
         self.share = 1.0
-        self.in_flight = 0
+        self.in_flight = 0  # those who wait for a place included
+        self._most_in_flight = settings.backend_pool_size
+        self._places = BoundedSemaphore(settings.backend_pool_size)
         self._service = service
         self._latency = PeakEwma()
-        adapter = RawTargetAdapter(
-            pool_connections=1, pool_maxsize=settings.backend_pool_size, pool_block=True, max_retries=0
-        )
+        adapter = RawTargetAdapter(settings.backend_pool_size, server_name=host.partition(":")[0])
         self._session = tuned_session(pool_size=settings.backend_pool_size, adapter=adapter)
         rule = service.breaker
         self.breaker = (
             Breaker(service.key, url, metrics, failures=rule.failures, recovery_s=rule.recovery_s) if rule else None
         )
+        self.fitness = Fitness(service, url, metrics, joined_at=joined_at)
+        if self.breaker:
+            self.breaker.on_closed = self.fitness.returned
 
     def suits(self, service: Service) -> bool:
-        """Whether a service that is described anew may keep this instance: the same breaker and patience."""
-        own = self._service
-        return (own.key, own.breaker, own.connect_timeout_s, own.try_timeout_s) == (
-            service.key,
-            service.breaker,
-            service.connect_timeout_s,
-            service.try_timeout_s,
-        )
+        """Whether a service that is described anew may keep this instance: all that an instance goes by is the same."""
+        return _rules(self._service) == _rules(service)
+
+    def close(self) -> None:
+        """Nobody picks this instance any more: no connection is kept. Requests under way finish."""
+        self._session.close()
 
     @property
     def weight(self) -> float:
-        return self.share
+        return self.share * self.fitness.share
+
+    @property
+    def standing(self) -> Standing:
+        return self.fitness.standing
 
     @property
     def admits(self) -> bool:
-        """Whether its breaker would let a call through just now."""
-        return self.breaker is None or self.breaker.admits
+        """Whether a call would be let through just now: by its breaker, and by the operator, who may be draining it."""
+        return not self.standing.is_draining and (self.breaker is None or self.breaker.admits)
 
     @property
     def latency_s(self) -> float:
         return self._latency.value_s
 
-    def call(
-        self, method: str, target: str, headers: list[tuple[str, str]], body: Body, time_left_s: float, *, is_only: bool
-    ) -> Answer:
-        """The instance's answer, whatever its status. An `is_only` one is connected to again if that fails.
+    @property
+    def has_place(self) -> bool:
+        """Whether a call would get a connection without waiting."""
+        return self.in_flight < self._most_in_flight
 
-        Raises `TryFailed`, `BreakerOpen`, `CallerGone`, and `EmptyPoolError` when all connections are in use.
+    def call(self, call: Call, limit: Limit) -> Answer:
+        """The instance's answer, whatever its status, if it comes within `limit`.
+
+        Raises `TryFailed`, `BreakerOpen`, `CallerGone`, and `NoPlace` when all connections are in use.
         """
         self.in_flight += 1
-        began = time.monotonic()
         try:
-            with self.breaker.calling() if self.breaker else nullcontext():
-                answer = self._answer(method, self._exchange(method, target, headers, body, time_left_s, is_only))
-                if answer.status >= 500:
-                    raise _FailedWith(answer)
-        except _FailedWith as failed:
-            answer = failed.answer
-        except EmptyPoolError:
-            raise
-        except (RequestException, HTTPError, DoubtfulFraming) as error:
-            raise self._failed(error) from error
-        finally:
+            if not self._places.acquire(timeout=min(PLACE_WAIT_S, call.time.left_s())):
+                raise NoPlace
+            try:
+                answer = self._answer_within(limit, call)
+            except BaseException:
+                self._places.release()
+                raise
+        except BaseException:
             self.in_flight -= 1
-        now = time.monotonic()
-        self._latency.observe(now - began, now)
+            raise
         if isinstance(answer.body, _Stream):
-            self.in_flight += 1  # until the stream ends
             answer.body.on_close = self._ended
+        else:
+            self._ended()
         return answer
 
     def _ended(self) -> None:
+        self._places.release()
         self.in_flight -= 1
 
-    def _exchange(
-        self, method: str, target: str, headers: list[tuple[str, str]], body: Body, time_left_s: float, is_only: bool
-    ) -> HTTPResponse:
-        request = prepare(method, self.url, target, headers, body)
-        service = self._service
-        timeout_s = (min(service.connect_timeout_s, time_left_s), min(service.try_timeout_s, time_left_s))
+    def _answer_within(self, limit: Limit, call: Call) -> Answer:
+        began = time.monotonic()
         try:
-            response = self._attempt(request, timeout_s)
-        except NoConnection as error:
-            if not body.is_at_start or not is_only or not is_connect_failure(error):
-                raise
-            response = self._attempt(request, timeout_s)  # nothing was sent yet, so trying again can't hurt
+            with limit, self.breaker.calling() if self.breaker else nullcontext(), self._judged():
+                answer = self._answer(call.method, self._exchange(call, limit))
+                if answer.status >= 500:
+                    raise _Excused(answer) if limit.excuses(answer.status) else _FailedWith(answer)
+        except (_FailedWith, _Excused) as carrier:
+            answer = carrier.answer
+        except OutOfTime as error:
+            raise self._out_of_time(limit) from error
+        except (RequestException, HTTPError, DoubtfulFraming) as error:
+            raise self._failed(error, limit) from error
+        except GreenletExit:  # another instance was faster; a balancer that goes by latency must know
+            if time.monotonic() - began > self._latency.value_s:
+                self._latency.observe(time.monotonic() - began, time.monotonic())
+            raise
+        now = time.monotonic()
+        self._latency.observe(now - began, now)
+        return answer
+
+    @contextmanager
+    def _judged(self) -> Generator[None]:
+        """Around a try: how it ends is told to `fitness`."""
+        try:
+            yield
+        except _FailedWith as carrier:
+            self.fitness.answered(carrier.answer.status)
+            raise
+        except BaseException as error:
+            self.fitness.failed(error)
+            raise
+        self.fitness.answered(200)
+
+    def _exchange(self, call: Call, limit: Limit) -> HTTPResponse:
+        headers = call.headers
+        if call.tells_time:
+            headers = [*headers, (deadlines.HEADER, deadlines.render(limit.given_s))]
+        if self.host and not any(name.lower() == "host" for name, _ in headers):
+            headers = [("Host", self.host), *headers]
+        request = prepare(call.method, self.url, call.target, headers, call.body)
+        # never less by the caller's wish: what these say counts against the instance
+        response = self._attempt(request, (self._service.connect_timeout_s, call.try_timeout_s))
         return raw_answer(response)
 
     def _attempt(self, request: requests.PreparedRequest, timeout_s: tuple[float, float]) -> requests.Response:
@@ -153,37 +228,42 @@ class Instance:
             raise
 
     def _answer(self, method: str, raw: HTTPResponse) -> Answer:
-        headers = list(raw.headers.iteritems())
+        headers, protocol = fields_of(raw), "1.0" if raw.version == 10 else "1.1"
         length = raw.headers.get("Content-Length")
-        if method == "HEAD" or raw.status in (204, 304):
+        is_without_body = method == "HEAD" or raw.status in (204, 304)
+        is_long = length is None or int(length) > BUFFERED_BYTES or not self._service.is_buffered
+        if is_long and not is_without_body:
+            return Answer(raw.status, headers, _Stream(self._service.key, raw), self.url, protocol)
+        try:
+            content = b"" if is_without_body else raw.read(decode_content=False)
             raw.drain_conn()
-            raw.release_conn()
-            return Answer(raw.status, headers, (), self.url)
-        if length is not None and int(length) <= BUFFERED_BYTES:
-            try:
-                content = raw.read(decode_content=False)
-            except BaseException:
-                discard(raw)
-                raise
-            raw.release_conn()
-            return Answer(raw.status, headers, (content,), self.url)
-        return Answer(raw.status, headers, _Stream(self._service.key, raw), self.url)
+        except BaseException:
+            discard(raw)
+            raise
+        raw.release_conn()
+        return Answer(raw.status, headers, () if is_without_body else (content,), self.url, protocol)
 
-    def _failed(self, error: Exception) -> TryFailed:
+    def _out_of_time(self, limit: Limit) -> TryFailed:
+        name, outcome = self._service.key, "wish_over" if limit.is_by_wish else "timeout"
+        log.warning("call_failed", to=name, instance=self.url, outcome=outcome, reason="OutOfTime")
+        return TryFailed(Failure.TIMED_OUT, outcome, _timeout(name, limit))
+
+    def _failed(self, error: Exception, limit: Limit) -> TryFailed:
         name = self._service.key
         if isinstance(error, NoConnection) and is_connect_failure(error):
             failure, outcome = Failure.NOT_CONNECTED, "unreachable"
             problem: Problem = BadGateway(f"The service {name} can't be reached just now.", code="SERVICE_UNREACHABLE")
         elif isinstance(error, ReadTimeout) or _cause(error, ReadTimeoutError) or _cause(error, TimeoutError):
-            failure, outcome = Failure.TIMED_OUT, "timeout"
-            problem = GatewayTimeout(
-                f"The service {name} did not answer within {self._service.timeout_s:g} seconds.", code="SERVICE_TIMEOUT"
-            )
+            failure, outcome, problem = Failure.TIMED_OUT, "timeout", _timeout(name, limit)
         else:
             failure, outcome = Failure.BROKEN, "bad_answer"
             problem = BadGateway(f"The service {name} broke off or gave an answer that is not HTTP.", code="BAD_ANSWER")
-        log.warning("call_failed", to=name, instance=self.url, outcome=outcome, reason=_innermost(error))
+        log.warning("call_failed", to=name, instance=self.url, outcome=outcome, reason=innermost(error))
         return TryFailed(failure, outcome, problem)
+
+
+def _timeout(service: str, limit: Limit) -> Problem:
+    return GatewayTimeout(f"The service {service} did not answer within {limit.words}.", code="SERVICE_TIMEOUT")
 
 
 def is_connect_failure(error: NoConnection) -> bool:
@@ -204,7 +284,8 @@ def _cause(error: BaseException | None, kind: type[E]) -> E | None:
     return None
 
 
-def _innermost(error: BaseException) -> str:
+def innermost(error: BaseException) -> str:
+    """The name of what lies at the bottom of an error that was wrapped: `ConnectionRefusedError`."""
     while error.__context__ is not None:
         error = error.__context__
     return type(error).__name__
@@ -223,15 +304,13 @@ class _Stream:
         try:
             yield from self._pieces()
         except (HTTPError, OSError) as error:
-            log.warning("answer_cut_short", to=self._service, reason=_innermost(error))
+            log.warning("answer_cut_short", to=self._service, reason=innermost(error))
             # with its number, else gunicorn takes it for a fault of its own and logs a stack trace
             raise ConnectionResetError(errno.ECONNRESET, "the service broke off in the middle of its answer") from error
         self._is_whole = True
 
     def _pieces(self) -> Iterator[bytes]:
-        if self._raw.chunked and self._raw.supports_chunked_reads():
-            yield from self._raw.read_chunked(decode_content=False)
-            return
+        yield b""  # the server sends the head now, not with the first piece
         while piece := self._raw.read1(PIECE_BYTES, decode_content=False):
             yield piece
 

@@ -7,8 +7,9 @@ long as it stands there.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from typing import cast
 from urllib.parse import parse_qsl
@@ -18,7 +19,7 @@ import structlog
 
 from common.registry import KEEP_DEAD_S, Leases, key_of
 from common.service_settings import MOST_WEIGHT
-from gateway.services_file import parse_address
+from gateway.notation import parse_address
 
 log = structlog.get_logger("registry")
 
@@ -29,15 +30,19 @@ LONGEST_LEASE_BYTES = 500
 MOST_TOLD = 32
 
 # KEYS: the registry of a service. ARGV: seconds to keep dead ones, most leases, most bytes of one.
-# Answers what stands at the key ("zset", "none", ...), then the members whose lease runs.
+# Answers what stands at the key ("zset", "none", ...), then the members whose lease runs, each with its seconds left.
 _RUNNING = """
 local kind = redis.call('TYPE', KEYS[1]).ok
 if kind ~= 'zset' then return {kind} end
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.3f', now - ARGV[1]))
-local answer = redis.call('ZRANGEBYSCORE', KEYS[1], string.format('(%.6f', now), '+inf', 'LIMIT', 0, ARGV[2])
-for i, member in ipairs(answer) do answer[i] = string.sub(member, 1, ARGV[3] + 1) end
+local from = string.format('(%.6f', now)
+local answer = redis.call('ZRANGEBYSCORE', KEYS[1], from, '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[2])
+for i = 1, #answer, 2 do
+  answer[i] = string.sub(answer[i], 1, ARGV[3] + 1)
+  answer[i + 1] = string.format('%.3f', answer[i + 1] - now)
+end
 table.insert(answer, 1, kind)
 return answer
 """
@@ -49,6 +54,7 @@ class Member:
 
     url: str
     weight: float
+    seconds_left: float = field(default=0.0, compare=False)  # of its longest lease, by Redis' clock; perhaps infinite
 
 
 class Registry(Leases):
@@ -65,15 +71,16 @@ class Registry(Leases):
         At most MOST_MEMBERS, the first ones. Raises `redis.RedisError` when Redis is away.
         """
         answer = self._running([key_of(service)], [KEEP_DEAD_S, MOST_LEASES, LONGEST_LEASE_BYTES])
-        kind, *leases = [row.decode("ascii", "replace") for row in cast("list[bytes]", answer)]
+        kind, *rows = [row.decode("ascii", "replace") for row in cast("list[bytes]", answer)]
+        leases = list(zip(rows[::2], map(float, rows[1::2]), strict=True))
         nonsense: dict[str, str] = {}
         if kind not in ("zset", "none"):
             nonsense[key_of(service)] = f"must be a sorted set, not a {kind}"
-        found = _instances(_weights(leases, nonsense), nonsense)
+        found = _found(leases, nonsense)
         if len(found) > MOST_MEMBERS or len(leases) == MOST_LEASES:
             nonsense[key_of(service)] = f"has more than {MOST_MEMBERS} instances or {MOST_LEASES} leases"
         self._tell(service, nonsense)
-        return tuple(Member(url, found[url]) for url in sorted(found)[:MOST_MEMBERS])
+        return tuple(found[url] for url in sorted(found)[:MOST_MEMBERS])
 
     def _tell(self, service: str, nonsense: Mapping[str, str]) -> None:
         """One line for each nonsense that did not stand there at the last look."""
@@ -86,18 +93,39 @@ class Registry(Leases):
             self._told[service] = frozenset(now)
 
 
-def _weights(leases: list[str], nonsense: dict[str, str]) -> dict[str, float]:
-    """The largest weight of each address; what has none goes to `nonsense`."""
-    largest: dict[str, float] = {}
-    for lease in leases:
-        address, _, fragment = lease.partition("#")
-        try:
-            weight = _weight(lease, fragment)
-        except ValueError as error:
-            nonsense[lease] = str(error)
-        else:
-            largest[address] = max(weight, largest.get(address, 0))
-    return largest
+def _found(leases: Sequence[tuple[str, float]], nonsense: dict[str, str]) -> dict[str, Member]:
+    """The instances by URL, each with the largest weight and the longest lease; what is none goes to `nonsense`."""
+    found: dict[str, Member] = {}
+    for lease, seconds_left in leases:
+        judged = _judged(lease)
+        if isinstance(judged, _Fault):
+            nonsense[judged.what] = judged.reason
+            continue
+        url, weight = judged
+        if known := found.get(url):
+            weight, seconds_left = max(weight, known.weight), max(seconds_left, known.seconds_left)
+        found[url] = Member(url, weight, seconds_left)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    what: str
+    reason: str
+
+
+@lru_cache(maxsize=2 * MOST_LEASES)  # the same ones are read every two seconds
+def _judged(lease: str) -> tuple[str, float] | _Fault:
+    """The URL and the weight that a lease tells."""
+    address, _, fragment = lease.partition("#")
+    try:
+        weight = _weight(lease, fragment)
+    except ValueError as error:
+        return _Fault(lease, str(error))
+    try:
+        return parse_address(address), weight
+    except ValueError as error:
+        return _Fault(address, str(error))
 
 
 def _weight(lease: str, fragment: str) -> float:
@@ -111,16 +139,3 @@ def _weight(lease: str, fragment: str) -> float:
     if not 0 < weight <= MOST_WEIGHT:
         raise ValueError(f"weight must be above 0, and {MOST_WEIGHT} at most")
     return weight
-
-
-def _instances(weights: Mapping[str, float], nonsense: dict[str, str]) -> dict[str, float]:
-    """The weights by URL; what is no address goes to `nonsense`."""
-    largest: dict[str, float] = {}
-    for address, weight in weights.items():
-        try:
-            url = parse_address(address)
-        except ValueError as error:
-            nonsense[address] = str(error)
-        else:
-            largest[url] = max(weight, largest.get(url, 0))
-    return largest

@@ -1,8 +1,17 @@
-"""May a failed try be followed by another one? Pure rules, and the budget that keeps retries from making things worse.
+"""May a failed try be followed by another one, at whom and when? Pure rules, and the budget that keeps retries from
+making things worse.
 
 A try may be repeated when that can't do a thing twice: nothing of it reached the instance, or its method is idempotent
-(RFC 9110, 9.2.2) and its body, if it has one, has not been read from the caller yet. What comes back to the caller must
-not have begun.
+(RFC 9110, 9.2.2) and its body, if it has one, can be sent again. What comes back to the caller must not have begun.
+
+Whom: an instance that this request has not been to yet. When there is none left, one that it has been to, so that a
+service with a single instance is tried again as well.
+
+When: after a random moment (exponential backoff with full jitter), so that those who failed together don't come back
+together. Only where nobody was reached and somebody else can be is there nothing to wait for. An instance that says
+`Retry-After` (RFC 9110, 10.2.3) is not asked before that; another one may be. When all that is left is to wait for it,
+that is done if it is no longer than `LONGEST_RETRY_AFTER_S` and the request's own time allows it; otherwise the caller
+gets the answer, and waits better than we do.
 
 The budget is a share of the requests. Each request puts that share of a token into a bucket, each retry takes one out;
 so an instance that always fails sees at most 1 + share times the traffic. Tries that never reached an instance (no
@@ -11,13 +20,22 @@ connection) are free: nobody bears them.
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from enum import Enum
+from typing import Protocol, TypeVar
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 MOST_TOKENS = 100.0
 LONGEST_RETRY_AFTER_S = 2.0
+BACKOFF_BASE_S = 0.025
+BACKOFF_LONGEST_S = 0.25
+
+Draw = Callable[[float, float], float]
 
 
 class Failure(Enum):
@@ -56,8 +74,95 @@ class RetryBudget:
         return True
 
 
-def backoff_s(
-    tries: int, *, base_s: float, longest_s: float, draw: Callable[[float, float], float] = random.uniform
-) -> float:
+def backoff_s(tries: int, *, base_s: float, longest_s: float, draw: Draw = random.uniform) -> float:
     """How long to wait after `tries` failed ones: exponential, with full jitter."""
     return draw(0.0, min(longest_s, base_s * 2 ** (tries - 1)))
+
+
+def retry_after_s(value: str | None, now: float) -> float:
+    """What `Retry-After` says, seconds or a date, in seconds from `now` (Unix time); 0.0 where it makes no sense."""
+    if value is None:
+        return 0.0
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        moment = parsedate_to_datetime(value)
+        return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now)
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+class Askable(Protocol):
+    """What is known of an instance here."""
+
+    @property
+    def url(self) -> str: ...
+
+
+A = TypeVar("A", bound=Askable)
+
+
+class Tries:
+    """Those of one request: whom it has been to, and whether it may go on. Belongs to that request."""
+
+    def __init__(
+        self,
+        method: str,
+        retries: int,
+        budget: RetryBudget,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        draw: Draw = random.uniform,
+    ) -> None:
+        self.made = 0
+        self._method, self._retries, self._budget = method, retries, budget
+        self._clock, self._draw = clock, draw
+        self._ready_at: dict[str, float] = {}  # by the URL of those that were asked
+
+    def begin(self, instance: Askable) -> None:
+        """`instance` is asked now."""
+        self.made += 1
+        self._ready_at[instance.url] = 0.0
+
+    def was_refused(self, instance: Askable) -> None:
+        """Its breaker let nobody through, so it was not asked, and will not be."""
+        self.made -= 1
+        self._ready_at[instance.url] = math.inf
+
+    def put_off(self, url: str, seconds: float) -> None:
+        """The instance that was asked wants to be left alone for so long."""
+        self._ready_at[url] = self._clock() + seconds
+
+    def candidates(self, admitting: Sequence[A]) -> list[A]:
+        """Those of `admitting` to choose from next: whoever was not asked yet, else whoever may be asked again first.
+        None when all of them have refused."""
+        unasked = [instance for instance in admitting if instance.url not in self._ready_at]
+        if unasked:
+            return unasked
+        soonest = min((self._ready_at[instance.url] for instance in admitting), default=math.inf)
+        latest = max(soonest, self._clock())
+        return [instance for instance in admitting if self._ready_at[instance.url] <= latest < math.inf]
+
+    def pause_s(
+        self, failure: Failure, admitting: Sequence[Askable], *, left_s: float, is_body_untouched: bool
+    ) -> float | None:
+        """How long to rest before the next try, which is taken from the budget; None when there is to be none.
+
+        `left_s` is what the request's time leaves.
+        """
+        candidates = self.candidates(admitting)
+        if not candidates or left_s <= 0 or not may_retry(failure, self._method, is_body_untouched=is_body_untouched):
+            return None
+        was_asked = candidates[0].url in self._ready_at
+        has_reached_nobody = failure is Failure.NOT_CONNECTED
+        if has_reached_nobody and not was_asked:
+            return 0.0
+        if self.made > self._retries:
+            return None
+        wait_s = 0.0
+        if was_asked:
+            wait_s = max(0.0, min(self._ready_at[instance.url] for instance in candidates) - self._clock())
+        rest_s = wait_s + backoff_s(self.made, base_s=BACKOFF_BASE_S, longest_s=BACKOFF_LONGEST_S, draw=self._draw)
+        if wait_s > LONGEST_RETRY_AFTER_S or rest_s >= left_s:
+            return None
+        return rest_s if has_reached_nobody or self._budget.take() else None

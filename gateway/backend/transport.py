@@ -4,7 +4,8 @@ What differs from the stock adapter, and why:
 
 - The request target goes out as it is. urllib3 would re-encode it (`%7e` becomes `~`, `%c3` becomes `%C3`).
 - Repeated fields stay repeated, and no field is added (no User-Agent, no Accept-Encoding of urllib3's).
-- Interim answers (1xx) are skipped. http.client takes 103 for the final one.
+- A body that streams is sent while the answer is awaited.
+- Interim answers (1xx) are passed on or skipped. http.client takes 103 for the final one.
 - Answers with a torn or malformed head are refused. http.client makes the best of it, and loses the length on the way.
 - Answers whose framing is doubtful are refused: several lengths, a length beside chunks (RFC 9112, 6.3), an odd coding.
 """
@@ -13,105 +14,39 @@ from __future__ import annotations
 
 import http.client
 import math
-import re
 import time
-from collections.abc import Iterable
-from email.errors import FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect
-from typing import IO, Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPHeaderDict, HTTPResponse, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.util import SKIP_HEADER
+from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool
 
+from gateway.backend.connection import OutgoingHeaders, RawConnection, RawTLSConnection
 from gateway.body import Body
+
+if TYPE_CHECKING:
+    from queue import LifoQueue
 
 POOL_WAIT_S = 2.0
 LONGEST_IDLE_S = 1.5  # gunicorn itself keeps connections for 2 s by default, others for longer
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # folded lines too (RFC 9112, 5.2)
-_MALFORMED = (FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect)
-
-
-class OutgoingHeaders(HTTPHeaderDict):
-    """The fields of one request, with the raw target that goes with them."""
-
-    def __init__(self, pairs: Iterable[tuple[str, str]], target: str) -> None:
-        super().__init__()
-        for name, value in pairs:
-            self.add(name, value)
-        for name in ("User-Agent", "Accept-Encoding"):
-            if name not in self:
-                self.add(name, SKIP_HEADER)
-        self.target = target
-
-    def copy(self) -> OutgoingHeaders:
-        return self  # urllib3 copies before each request; nothing changes these
-
-
-class _Lines:
-    """A response's file while its head is read: remembers whether the last line was the empty one or the end."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.last = b""
-
-    def readline(self, limit: int) -> bytes:
-        self.last = self.file.readline(limit)
-        return self.last
-
-    def close(self) -> None:
-        self.file.close()
-
-
-class _FinalResponse(http.client.HTTPResponse):
-    """Reads past interim answers, whatever their number says. Raises `HTTPException` for a head that is not whole."""
-
-    def begin(self) -> None:
-        if cast("object", self.headers) is not None:
-            return  # begun already
-        lines = _Lines(self.fp)
-        self.fp = cast("Any", lines)
-        try:
-            super().begin()
-        finally:
-            self.fp = self.fp and cast("Any", lines.file)  # None: closed
-        if not lines.last or any(isinstance(defect, _MALFORMED) for defect in self.msg.defects):
-            raise http.client.HTTPException("the head is torn or malformed")
-        if not all(_NAME.fullmatch(name) and not _CONTROL.search(value) for name, value in self.msg.items()):
-            raise http.client.HTTPException("a field that is not one")
-
-    def _read_status(self) -> tuple[str, int, str]:
-        while True:
-            version, status, reason = super()._read_status()  # pyright: ignore[reportAttributeAccessIssue] - CPython's
-            if not 100 <= status < 200 or status in (100, 101):  # begin() itself skips 100
-                return version, status, reason
-            http.client.parse_headers(self.fp)
-
-
-class _RawTarget:
-    """Mixed into urllib3's connections: sends the target that stands in the headers, not the re-encoded one."""
-
-    response_class = _FinalResponse
-
-    def request(self, method: str, url: str, *args: Any, headers: object = None, **kwargs: Any) -> None:
-        if isinstance(headers, OutgoingHeaders):
-            url = headers.target
-        super().request(method, url, *args, headers=headers, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] - mixin
-
-
-class _HTTPConnection(_RawTarget, HTTPConnection):
-    pass
-
-
-class _HTTPSConnection(_RawTarget, HTTPSConnection):
-    pass
 
 
 class _CarefulPool:
     """Mixed into urllib3's pools. A full pool is waited for, but not for ever: raises `EmptyPoolError`. A connection
     that idled for longer than servers commonly keep one open is not used again: it may be closing just now."""
+
+    _is_retired = False
+
+    def retire(self) -> None:
+        """Keep no connection: those that idle are closed now, the others when they come back. Who waits for one still
+        gets it. (urllib3's own `close` would leave the waiting in the lurch.)"""
+        self._is_retired = True
+        places = cast("LifoQueue[RawConnection | None]", cast("HTTPConnectionPool", self).pool)
+        taken = [places.get(block=False) for _ in range(places.qsize())]
+        for connection in taken:
+            if connection is not None:
+                connection.close()
+            places.put(connection, block=False)
 
     def _get_conn(self, timeout: float | None = None) -> Any:
         connection = super()._get_conn(timeout or POOL_WAIT_S)  # pyright: ignore[reportAttributeAccessIssue] - mixin
@@ -121,24 +56,38 @@ class _CarefulPool:
 
     def _put_conn(self, conn: Any) -> None:
         if conn is not None:
+            conn.end_sending()
             conn.idle_since = time.monotonic()
+            if self._is_retired:
+                conn.close()
         super()._put_conn(conn)  # pyright: ignore[reportAttributeAccessIssue] - mixin
 
 
 class _HTTPPool(_CarefulPool, HTTPConnectionPool):
-    ConnectionCls = _HTTPConnection  # pyright: ignore[reportAssignmentType] - the mixin hides its base from the checker
+    ConnectionCls = RawConnection  # pyright: ignore[reportAssignmentType] - no class can be what urllib3 declares
 
 
 class _HTTPSPool(_CarefulPool, HTTPSConnectionPool):
-    ConnectionCls = _HTTPSConnection  # pyright: ignore[reportAssignmentType] - as above
+    ConnectionCls = RawTLSConnection  # pyright: ignore[reportAssignmentType] - as above
 
 
 class RawTargetAdapter(HTTPAdapter):
     """Mounted on a backend's session. `exchange` is the call that keeps the promises above."""
 
+    def __init__(self, pool_size: int, *, server_name: str = "") -> None:
+        """`server_name` is whose certificate is wanted; "" the host in the URL, which may be an IP address."""
+        self._tls = {"server_hostname": server_name} if server_name else dict[str, str]()
+        super().__init__(pool_connections=1, pool_maxsize=pool_size, pool_block=True, max_retries=0)
+
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
-        super().init_poolmanager(connections, maxsize, block, **pool_kwargs)
+        super().init_poolmanager(connections, maxsize, block, **pool_kwargs, **self._tls)
         self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+    def close(self) -> None:
+        """Nobody new will come: see `_CarefulPool.retire`. Who is late may still send."""
+        pools = self.poolmanager.pools
+        for key in pools.keys():  # noqa: SIM118 - it can't be iterated over
+            cast("_CarefulPool", pools[key]).retire()
 
 
 def prepare(
@@ -146,17 +95,24 @@ def prepare(
 ) -> requests.PreparedRequest:
     """A request that nothing re-encodes: `requests` would re-quote the URL and fold repeated fields.
 
-    The body's length is known by now, so Content-Length goes out and never Transfer-Encoding beside it.
+    The body is framed here, and in one way only: by Content-Length where the length is known, else in chunks of ours.
     """
     prepared = requests.PreparedRequest()
     prepared.method = method
-    prepared.url = base_url + target
-    length = body.length or 0
-    has_body = length > 0 or method in ("POST", "PUT", "PATCH")
-    framing = [("Content-Length", str(length))] if has_body else []
-    prepared.headers = cast("Any", OutgoingHeaders([*headers, *framing], target))
-    prepared.body = cast("Any", body) if length else None
+    prepared.url = f"{base_url}/"  # only tells where to connect
+    prepared.headers = cast("Any", OutgoingHeaders(_framed(method, headers, body), target, body))
     return prepared
+
+
+def _framed(method: str, headers: list[tuple[str, str]], body: Body) -> list[tuple[str, str]]:
+    """`headers` with our framing. A Content-Length among them keeps its place, whatever it says."""
+    if body.length is None:
+        return [*(pair for pair in headers if pair[0].lower() != "content-length"), ("Transfer-Encoding", "chunked")]
+    length = str(body.length)
+    if any(name.lower() == "content-length" for name, _ in headers):
+        return [(name, length if name.lower() == "content-length" else value) for name, value in headers]
+    is_expected = method in ("POST", "PUT", "PATCH") and not body.is_verbatim
+    return [*headers, ("Content-Length", length)] if body.length or is_expected else headers
 
 
 def raw_answer(response: requests.Response) -> HTTPResponse:
@@ -170,6 +126,12 @@ def raw_answer(response: requests.Response) -> HTTPResponse:
         discard(raw)
         raise DoubtfulFraming(f"status {raw.status}, lengths {lengths}, codings {codings}")
     return raw
+
+
+def fields_of(raw: HTTPResponse) -> list[tuple[str, str]]:
+    """The answer's fields in the order in which they came; urllib3 puts those of one name together."""
+    original = cast("http.client.HTTPResponse", raw._original_response)  # pyright: ignore[reportPrivateUsage]
+    return original.headers.items()
 
 
 def discard(raw: HTTPResponse) -> None:

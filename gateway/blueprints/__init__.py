@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Flask, Request, Response, current_app, request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import MethodNotAllowed
 
@@ -30,6 +30,10 @@ from gateway.services import RouteRule, Service
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
+
+
+OPERATIONS_ONLY = "operations.only"
+"""In `app.extensions`: first segments of the pages that the public listener does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +104,21 @@ def proxied() -> Response | None:
     Not a rule of Flask's map, because that can't change while the gateway runs, and the table of routes can.
     """
     exchange: Exchange = request.environ[EXCHANGE]
-    has_pages = exchange.is_operations or not exchange.table.configuration.are_pages_private
-    if has_pages and (request.url_rule is not None or isinstance(request.routing_exception, MethodNotAllowed)):
+    if is_own_page(current_app, exchange, request):
+        if exchange.target.fault is not None:  # which the edge has let pass for a service
+            raise exchange.target.fault.problem
         return None
     return flask_response(exchange.table.router.dispatch(exchange))
+
+
+def is_own_page(app: Flask, exchange: Exchange, asked: Request) -> bool:
+    """Whether a request, which Flask has matched, is for one of the gateway's own pages on the listener it came to."""
+    if asked.url_rule is None and not isinstance(asked.routing_exception, MethodNotAllowed):
+        return False
+    if exchange.is_operations:
+        return True
+    is_private = asked.path.split("/")[1] in app.extensions.get(OPERATIONS_ONLY, ())
+    return not is_private and not exchange.table.configuration.are_pages_private
 
 
 class _Passing(Response):

@@ -18,12 +18,15 @@ from common.codes import CODES
 from common.health import Check, Health, page
 from common.keys import JwkSetKeys, Keys
 from common.problems import NotFound, Problem
-from gateway.backend.backend import Call
+from gateway.backend.call import Call
+from gateway.backend.countdown import Countdown
+from gateway.backend.health import row_of
 from gateway.blueprints import flask_response
 from gateway.body import Body
 from gateway.exchange import EXCHANGE, Answer, Exchange
 from gateway.observability.metrics import CONTENT_TYPE
 from gateway.policies.identity import require
+from gateway.policies.layers import layer
 from gateway.router import Route, faces
 from gateway.runtime import runtime_of
 from gateway.services import FIRST_VERSION, Service
@@ -37,18 +40,23 @@ bp = Blueprint("pages", __name__)
 def operators_only(view: Callable[P, Response]) -> Callable[P, Response]:
     """Open on the operations listener, for administrators on the public one."""
 
+    @layer("operators_only", _judge_operator)
     @wraps(view)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> Response:
-        exchange = current_exchange()
-        if not exchange.is_operations:
-            try:
-                require(exchange, ("admin",))
-            except Problem as problem:
-                problem.detail += " This page is for administrators, or for anybody on the operations port."
-                raise
+        _judge_operator(current_exchange())
         return view(*args, **kwargs)
 
     return guarded
+
+
+def _judge_operator(exchange: Exchange, _may_look: bool = True) -> str:
+    if exchange.is_operations:
+        return "the operations listener is open"
+    try:
+        return f"{require(exchange, ('admin',)).username} is an administrator"
+    except Problem as problem:
+        problem.detail += " This page is for administrators, or for anybody on the operations port."
+        raise
 
 
 def current_exchange() -> Exchange:
@@ -85,7 +93,8 @@ def openapi(name: str) -> Response:
     if backend is None:
         raise NotFound(f"There is no service {name} here.", code="SERVICE_NOT_FOUND")
     nothing = Body(exchange.body.reader, 0, is_bounded=True)
-    answer = backend.send(Call("GET", "/openapi.json", [("X-Request-ID", exchange.request_id)], nothing))
+    time, headers = Countdown(backend.service.timeout_s), [("X-Request-ID", exchange.request_id)]
+    answer = backend.send(Call("GET", "/openapi.json", headers, nothing, time, backend.service.try_timeout_s))
     kept = [(key, value) for key, value in answer.headers if key.lower() in ("content-type", "content-length")]
     return flask_response(Answer(answer.status, kept, answer.body))
 
@@ -114,24 +123,20 @@ def metrics() -> Response:
 @operators_only
 def services() -> Response:
     """What is registered: one row a service."""
-    table = current_exchange().table
+    exchange = current_exchange()
+    table = exchange.table
     rows = [
         {
             "name": service.key,
             "prefixes": sorted({route.prefix for route in _routes(table, service)}),
             "routes": [f"{','.join(r.methods)} {r.prefix}{r.template}" for r in _routes(table, service)],
-            "instances": [
-                {
-                    "url": instance.url,
-                    "breaker": instance.breaker.state if instance.breaker else "off",
-                    "in_flight": instance.in_flight,
-                }
-                for instance in table.backends[service.key].instances
-            ],
+            "instances": [row_of(instance) for instance in table.backends[service.key].instances],
+            "sources": [asdict(state) for state in exchange.runtime.discovery.states(service)],
         }
         for service in table.services.values()
     ]
-    return page({"services": rows})
+    faults = list(exchange.runtime.loader.history.look.faults)
+    return page({"configuration": {"revision": table.revision, "faults": faults}, "services": rows})
 
 
 def _routes(table: Table, service: Service) -> list[Route]:
@@ -141,7 +146,8 @@ def _routes(table: Table, service: Service) -> list[Route]:
 @bp.get("/health/services")
 @operators_only
 def services_health() -> Response:
-    """One row an instance: whether it answers `/health` within a second, asked at most once a second."""
+    """One row an instance: whether it answers its health check within a second, asked at most once a second, and what
+    this worker knows of it."""
     exchange = current_exchange()
     rows = exchange.runtime.instance_health.rows(exchange.table.backends.values())
     is_well = all(row["status"] == "up" for row in rows)
@@ -166,6 +172,7 @@ def init_app(app: Flask) -> None:
     limiter = app.extensions["limiter_of_pages"]
     for view in _views_of("health", app):
         limiter.exempt(view)  # probes must never be limited
+    limiter.request_filter(lambda: current_exchange().is_operations)  # nor operators, while Redis is away least of all
 
 
 def _views_of(blueprint: str, app: Flask) -> list[Callable[..., object]]:

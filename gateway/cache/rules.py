@@ -1,8 +1,9 @@
 """What a shared cache may keep, for how long, and for whom: pure rules, RFC 9111's sections beside them.
 
 The answers that are kept are those of GET with status 200 (and the permanent ones of `KEPT_STATUSES`) that say how long
-they are fresh; nothing is guessed (no heuristic freshness, 4.2.2). A stale answer is not used: the service is asked
-again. RFC 9875 groups answers, so that a change to one thing can empty the cache of all that depends on it.
+they are fresh; nothing is guessed (no heuristic freshness, 4.2.2). A stale answer is not used, the service is asked
+again; only where that fails, and the service has a stale fallback, it may be (`stale_s`). RFC 9875 groups answers, so
+that a change to one thing can empty the cache of all that depends on it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from email.utils import parsedate_to_datetime
 KEPT_STATUSES = frozenset({200, 203, 301, 308, 404, 410})
 UNSAFE_METHODS_ARE_NOT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 LONGEST_S = 86_400
+STALE_S = 3600
 FRESHENED_BY_US = frozenset({"age", "cache-status", "via", "x-request-id", "set-cookie"})
 
 _GROUP = re.compile(r'\s*"((?:[^"\\]|\\.)+)"\s*(?:;|$)')  # a string of RFC 9651, 3.3.3, and perhaps parameters
@@ -98,6 +100,20 @@ def lifetime_s(status: int, headers: Mapping[str, str], *, authorized: bool) -> 
     if "max-age" in said:
         return seconds(said["max-age"]) or 0
     return _until_expires(headers)
+
+
+def stale_s(headers: Mapping[str, str]) -> int:
+    """For how many seconds after its lifetime a kept answer may be used while the service can't be asked (4.2.4).
+
+    An hour, or less if `stale-if-error` says so (RFC 5861, 4). Not for those that must be validated first: `s-maxage`
+    means that too (5.2.2.10), unless `stale-if-error` stands beside it.
+    """
+    said = directives(headers.get("cache-control"))
+    if not said.keys().isdisjoint({"must-revalidate", "proxy-revalidate", "no-cache"}):
+        return 0
+    if "stale-if-error" in said:
+        return min(seconds(said["stale-if-error"]) or 0, STALE_S)
+    return 0 if "s-maxage" in said else STALE_S
 
 
 def _until_expires(headers: Mapping[str, str]) -> int:

@@ -9,6 +9,9 @@ changed is never served, even if it is stored after the invalidation. A store th
 anew: what carries a later time than it shows is from before, and does not count. Looking up is one round trip, two
 where answers vary.
 
+An entry is gone when it may not be used any more, which is after its lifetime where there is a stale fallback. Notes
+and signposts stay for as long as any entry could.
+
 Redis away: nothing is found and nothing kept, and for a second nobody asks again.
 """
 
@@ -25,13 +28,14 @@ import redis
 import structlog
 from redis.commands.core import Script
 
-from gateway.cache.rules import LONGEST_S
+from gateway.cache.rules import LONGEST_S, STALE_S
 from gateway.shared import PREFIX
 
 log = structlog.get_logger("cache")
 
 LARGEST_BODY_BYTES = 256 << 10
 PAUSE_S = 1.0
+KEPT_S = LONGEST_S + STALE_S
 
 # KEYS: clock, entry. Answers {clock, vary, stored, body-and-head} with the last three only for an entry that counts.
 _LOOK_UP = """
@@ -107,9 +111,20 @@ class CacheStore:
         return Found(clock, entry=_unpack(row[2]))
 
     def keep(
-        self, address: str, variant: str, entry: Entry, *, vary: tuple[str, ...], groups: Iterable[str], clock: int
+        self,
+        address: str,
+        variant: str,
+        entry: Entry,
+        *,
+        vary: tuple[str, ...],
+        groups: Iterable[str],
+        clock: int,
+        stale_s: int = 0,
     ) -> bool:
-        """Store `entry`, and the signpost to it where the answer varies. Whether that was done."""
+        """Store `entry`, and the signpost to it where the answer varies. Whether that was done.
+
+        It stays for `stale_s` (at most `STALE_S`) after its lifetime.
+        """
         if len(entry.body) > LARGEST_BODY_BYTES:
             return False
         common = {"clock": clock, "groups": "\n".join([_uri_group(address), *groups])}
@@ -118,10 +133,10 @@ class CacheStore:
                 if vary:
                     signpost = _key(address, "")
                     pipe.hset(signpost, mapping={**common, "vary": ",".join(vary)})
-                    pipe.expire(signpost, LONGEST_S)
+                    pipe.expire(signpost, KEPT_S)
                 key = _key(address, variant)
                 pipe.hset(key, mapping={**common, "vary": "", "data": _pack(entry)})  # "": no signpost any more
-                pipe.expire(key, max(1, entry.left_s))
+                pipe.expire(key, max(1, entry.left_s + stale_s))
                 pipe.execute()
         except redis.RedisError as error:
             self._rest(error)
@@ -133,7 +148,7 @@ class CacheStore:
         names = [*(_uri_group(address) for address in addresses), *groups]
         try:
             # not skipped while the store rests: a lost invalidation would serve what is no longer so
-            self._invalidate([_CLOCK], [LONGEST_S, _GROUP, *names])
+            self._invalidate([_CLOCK], [KEPT_S, _GROUP, *names])
         except redis.RedisError as error:
             self._rest(error)
 

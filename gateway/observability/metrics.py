@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 
@@ -35,13 +36,33 @@ class Metrics:
         )
         self._in_flight = gauge("gateway_requests_in_flight", "Requests being answered now.", mode="livesum")
         self._calls = counter("gateway_backend_calls", "Calls to services, by outcome.", "service", "outcome")
-        self._retries = counter("gateway_retries", "Tries at another instance, by why.", "service", "reason")
+        self._retries = counter("gateway_retries", "Tries after the first, by why.", "service", "reason")
+        self._hedges = counter("gateway_hedges", "Second tries beside slow ones.", "service", "outcome")
+        self._shed = counter("gateway_shed", "Requests turned away for too much load.", "service", "reason")
+        self._waiting = gauge("gateway_waiting", "Requests that wait for a place.", "service", mode="livesum")
+        self._mirrored = counter("gateway_mirrored", "Copies of requests, by who got them.", "service", "outcome")
+        self._fallbacks = counter("gateway_fallbacks", "Answers given instead of failures.", "service", "kind")
         self._breakers = gauge(
             "gateway_breaker_state", "0 closed, 1 half-open, 2 open.", "service", "instance", mode="mostrecent"
+        )
+        self._ejections = counter("gateway_ejections", "Instances left out for a while.", "service")
+        self._instances_up = gauge(
+            "gateway_instance_up", "0 while active checks fail.", "service", "instance", mode="mostrecent"
         )
         self._limited = counter("gateway_rate_limited", "Requests refused by a limit.", "service", "limit")
         self._limit_store = gauge("gateway_limit_store_up", "1 while Redis counts the limits.", mode="mostrecent")
         self._cache = counter("gateway_cache", "Answers by what the cache said.", "service", "result")
+        self._revision = gauge(
+            "gateway_config_revision",
+            "Revision of the configuration in force, of the worker that lags most.",
+            mode="livemin",
+        )
+        self._config_ok = gauge(
+            "gateway_config_ok",
+            "0 while the services file is refused and the last good one serves.",
+            mode="livemostrecent",
+        )
+        self._reloads = counter("gateway_config_reloads", "Looks at the services file, and rollbacks.", "outcome")
         self._limit_store.set(1)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -64,8 +85,35 @@ class Metrics:
     def retried(self, service: str, reason: str) -> None:
         self._retries.labels(service, reason).inc()
 
+    def hedged(self, service: str, outcome: str) -> None:
+        self._hedges.labels(service, outcome).inc()
+
+    def shed(self, service: str, reason: str) -> None:
+        self._shed.labels(service, reason).inc()
+
+    def waiting(self, service: str, change: int) -> None:
+        self._waiting.labels(service).inc(change)
+
+    def mirrored(self, service: str, outcome: str) -> None:
+        self._mirrored.labels(service, outcome).inc()
+
+    def fell_back(self, service: str, kind: str) -> None:
+        self._fallbacks.labels(service, kind).inc()
+
     def breaker(self, service: str, instance: str, state: str) -> None:
         self._breakers.labels(service, instance).set(BREAKER_STATES[state])
+
+    def ejected(self, service: str) -> None:
+        self._ejections.labels(service).inc()
+
+    def instance_up(self, service: str, instance: str, is_up: bool) -> None:
+        self._instances_up.labels(service, instance).set(1 if is_up else 0)
+
+    def gone(self, service: str, instance: str) -> None:
+        """Nothing is said any more of an instance that is none any more. Its labels can't be removed while several
+        processes write metrics, so a value takes their place that `page` leaves out."""
+        for gauge in (self._breakers, self._instances_up):
+            gauge.labels(service, instance).set(math.nan)
 
     def limited(self, service: str, limit: str) -> None:
         self._limited.labels(service, limit).inc()
@@ -76,9 +124,17 @@ class Metrics:
     def cached(self, service: str, result: str) -> None:
         self._cache.labels(service, result).inc()
 
+    def configured(self, revision: int, *, is_ok: bool) -> None:
+        self._revision.set(revision)
+        self._config_ok.set(1 if is_ok else 0)
+
+    def reloaded(self, outcome: str) -> None:
+        self._reloads.labels(outcome).inc()
+
     def page(self) -> bytes:
         """All metrics in the text format of Prometheus."""
-        return generate_latest(_collect() if "PROMETHEUS_MULTIPROC_DIR" in os.environ else self._registry)
+        text = generate_latest(_collect() if "PROMETHEUS_MULTIPROC_DIR" in os.environ else self._registry)
+        return b"".join(line for line in text.splitlines(keepends=True) if not line.endswith(b" NaN\n"))
 
 
 def _collect() -> CollectorRegistry:

@@ -7,12 +7,13 @@ where the roles would not matter: whoever sends one means it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import overload
 
 from common.keys import InvalidToken, KeysUnavailable
-from common.tokens import lacking_role, missing_token, refusal
+from common.tokens import Identity, lacking_role, missing_token, refusal
 from gateway.exchange import Answer, Exchange, Handler, Policy
+from gateway.policies.layers import layer
 
 
 @overload
@@ -26,6 +27,7 @@ def require_jwt(handler: Handler | None = None, /, *, roles: tuple[str, ...] = (
 
 def _policy(roles: tuple[str, ...]) -> Callable[[Handler], Handler]:
     def decorate(handler: Handler) -> Handler:
+        @layer("require_jwt", partial(_judge, roles))
         @wraps(handler)
         def guarded(exchange: Exchange) -> Answer:
             require(exchange, roles)
@@ -36,8 +38,13 @@ def _policy(roles: tuple[str, ...]) -> Callable[[Handler], Handler]:
     return decorate
 
 
-def require(exchange: Exchange, roles: tuple[str, ...] = ()) -> None:
-    """Raises the problem to tell unless the caller has a valid token and any of `roles`."""
+def _judge(roles: tuple[str, ...], exchange: Exchange, _may_look: bool) -> str:
+    identity = require(exchange, roles)
+    return f"{identity.username or identity.user_id} has " + (f"one of: {', '.join(roles)}" if roles else "a token")
+
+
+def require(exchange: Exchange, roles: tuple[str, ...] = ()) -> Identity:
+    """Who calls. Raises the problem to tell unless the caller has a valid token and any of `roles`."""
     try:
         identity = exchange.require_identity()
     except (InvalidToken, KeysUnavailable) as error:
@@ -46,3 +53,4 @@ def require(exchange: Exchange, roles: tuple[str, ...] = ()) -> None:
         raise missing_token()
     if not identity.has_any(roles):
         raise lacking_role(roles)
+    return identity

@@ -7,11 +7,12 @@ and they count besides the default rate, never instead of it.
 
 from __future__ import annotations
 
-from functools import wraps
+from functools import partial, wraps
 from typing import overload
 
 from gateway.exchange import Answer, Exchange, Handler, Policy
 from gateway.limits import Bucket, too_many
+from gateway.policies.layers import layer
 from gateway.services import DEFAULT_LIMIT
 
 
@@ -27,6 +28,7 @@ def limited(handler: Handler | str, /) -> Handler | Policy:
 
 def _policy(name: str) -> Policy:
     def decorate(handler: Handler) -> Handler:
+        @layer("limited", partial(_judge, name))
         @wraps(handler)
         def counted(exchange: Exchange) -> Answer:
             if exchange.service.limits is None:
@@ -42,6 +44,20 @@ def _policy(name: str) -> Policy:
         return counted
 
     return decorate
+
+
+def _judge(name: str, exchange: Exchange, may_look: bool) -> str:
+    if exchange.service.limits is None:
+        return "nothing is counted here"
+    words: list[str] = []
+    for bucket in _buckets(exchange, name):
+        used = exchange.runtime.limits.used(bucket) if may_look else None
+        if used is not None and used >= bucket.rate.amount:
+            raise too_many(bucket.name, bucket.rate, 1)
+        so_far = "" if used is None else f", {used} so far"
+        kind, _, whom = bucket.key.removeprefix(f"{exchange.service.name}:").removeprefix(f"{name}:").partition(":")
+        words.append(f"{bucket.name}: {bucket.rate} for {kind} {whom}{so_far}")
+    return "; ".join(words)
 
 
 def _buckets(exchange: Exchange, name: str) -> list[Bucket]:

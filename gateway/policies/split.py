@@ -7,22 +7,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import wraps
+from functools import partial, wraps
 
 from gateway.exchange import Answer, Exchange, Handler, Policy
+from gateway.policies.layers import layer
 from gateway.services import Share
 
 
 def split(shares: Sequence[Share]) -> Policy:
     def decorate(handler: Handler) -> Handler:
+        @layer("split", partial(_judge, shares))
         @wraps(handler)
         def divided(exchange: Exchange) -> Answer:
-            exchange.backend = chosen(shares, exchange.caller_key) or exchange.backend
+            _judge(shares, exchange)
             return handler(exchange)
 
         return divided
 
     return decorate
+
+
+def _judge(shares: Sequence[Share], exchange: Exchange, _may_look: bool = True) -> str:
+    exchange.backend = chosen(shares, exchange.caller_key) or exchange.backend
+    return f"this caller belongs to {exchange.backend}"
 
 
 def chosen(shares: Sequence[Share], key: str) -> str | None:

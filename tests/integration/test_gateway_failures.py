@@ -39,9 +39,10 @@ def test_failure_of_a_service_is_told_as_what_it_is(
 
     assert_problem(answer, status, code)
     assert time.monotonic() - began < 2.5
-    (line,) = [line for line in gateway.log_of(answer) if line["event"] == "call_failed"]
-    assert line["level"] == "warning"
-    assert len(gateway.arrived) <= 1  # never tried twice once it was sent
+    lines = [line for line in gateway.log_of(answer) if line["event"] == "call_failed"]
+    assert {line["level"] for line in lines} == {"warning"}
+    assert len(lines) <= 2  # the one instance is tried again, where that can't hurt
+    assert len(gateway.arrived) <= (1 if method == "POST" else 2)
 
 
 @pytest.mark.parametrize("target", ["/absent/x", "/open/cut", "/open/reset", "/brisk/slow/3"])

@@ -37,19 +37,20 @@ def three(start_gateway: GatewayFactory) -> Generator[Cluster]:
     with ExitStack() as stack:
         instances = [stack.enter_context(StubService(free_port())) for _ in range(COUNT)]
         addresses = ", ".join(f'"{instance.url}"' for instance in instances)
+        found_at = f"instances: [{addresses}], ejection: {{{{period_s: 0.5, longest_s: 0.5}}}}"
         text = f"""
 services:
   users: {{{{url: "{{url}}"}}}}
   orders: {{{{url: "{{url}}"}}}}
   products: {{{{url: "{{url}}"}}}}
-  turns: {{{{instances: [{addresses}], public: true, path: /, retry_budget: 1}}}}
-  thrifty: {{{{instances: [{addresses}], public: true, path: /}}}}
-  sticky: {{{{instances: [{addresses}], public: true, path: /, balance: hash, hash_by: "cookie:session"}}}}
-  mine: {{{{instances: [{addresses}], path: /, balance: hash}}}}
-  least: {{{{instances: [{addresses}], public: true, path: /, retry_budget: 1, balance: least-requests}}}}
-  quick: {{{{instances: [{addresses}], public: true, path: /, retry_budget: 1, balance: peak-ewma}}}}
-  once: {{{{instances: [{addresses}], public: true, path: /, retries: 0}}}}
-  brisk: {{{{instances: [{addresses}], public: true, path: /, retry_budget: 1, timeout_s: 2, try_timeout_s: 0.3}}}}
+  turns: {{{{{found_at}, public: true, path: /, retry_budget: 1}}}}
+  thrifty: {{{{{found_at}, public: true, path: /}}}}
+  sticky: {{{{{found_at}, public: true, path: /, balance: hash, hash_by: "cookie:session"}}}}
+  mine: {{{{{found_at}, path: /, balance: hash}}}}
+  least: {{{{{found_at}, public: true, path: /, retry_budget: 1, balance: least-requests}}}}
+  quick: {{{{{found_at}, public: true, path: /, retry_budget: 1, balance: peak-ewma}}}}
+  once: {{{{{found_at}, public: true, path: /, retries: 0}}}}
+  brisk: {{{{{found_at}, public: true, path: /, retry_budget: 1, timeout_s: 2, try_timeout_s: 0.3}}}}
 """
         gateway = start_gateway(
             services=text,
@@ -73,10 +74,10 @@ def cluster(three: Cluster) -> Cluster:
 
 
 def is_calm(cluster: Cluster, service: str) -> bool:
-    """No breaker of `service` keeps anybody away; calling is what closes them."""
+    """Nothing keeps an instance of `service` away; calling is what closes breakers."""
     rows = rows_of(cluster.gateway.operations("/services"), "services")
     instances = next(row["instances"] for row in rows if row["name"] == service)
-    if all(instance["breaker"] == "closed" for instance in instances):
+    if all((instance["breaker"], instance["state"]) == ("closed", "well") for instance in instances):
         return True
     for _ in range(COUNT):
         cluster.gateway.get(f"/{service}/x")

@@ -135,6 +135,7 @@ def test_nothing_is_added_that_the_caller_did_not_say(gateway: Gateway) -> None:
     (received,) = gateway.arrived
     assert {name.lower() for name, _ in received.headers} == {
         "host", "x-request-id", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded", "via",
+        "x-request-timeout-ms",
     }  # fmt: skip
 
 

@@ -17,6 +17,23 @@ services:
   absent: {{url: "http://127.0.0.1:%d", public: true}}
   tired: {{url: "http://127.0.0.1:%d", public: true}}
 """
+REFUSALS: list[tuple[int, str, str, str, Pairs, bytes]] = [
+    (400, "UNSAFE_PATH", "GET", "/products/../users", [], b""),
+    (401, "TOKEN_REQUIRED", "GET", "/orders", [], b""),
+    (403, "ROLE_REQUIRED", "POST", "/products", bearer(), b"{}"),
+    (404, "SERVICE_NOT_FOUND", "GET", "/nowhere", [], b""),
+    (405, "METHOD_NOT_ALLOWED", "DELETE", "/products", ADMIN, b""),
+    (413, "PAYLOAD_TOO_LARGE", "POST", "/open/echo", [], b"x" * 1025),
+    (414, "URI_TOO_LONG", "GET", "/open/" + "x" * 9000, [], b""),
+    (429, "RATE_LIMIT_EXCEEDED", "POST", "/auth/login", [], b"{}"),
+    (431, "HEADERS_TOO_LARGE", "GET", "/open/echo", [("X-Large", "x" * 20_000)], b""),
+    (501, "METHOD_NOT_IMPLEMENTED", "TRACE", "/open/echo", [], b""),
+    (502, "SERVICE_UNREACHABLE", "GET", "/absent/x", [], b""),
+    (502, "BAD_ANSWER", "GET", "/open/garbage", [], b""),
+    (503, "CIRCUIT_OPEN", "GET", "/tired/x", [], b""),
+    (504, "SERVICE_TIMEOUT", "GET", "/open/slow/1", [], b""),
+]
+"""What provokes each status: method, target, fields, body."""
 MEMBERS = {"type", "title", "status", "detail", "error", "message", "code", "request_id", "source"}
 
 
@@ -33,22 +50,7 @@ def provoked(start_gateway: GatewayFactory) -> Gateway:
 
 @pytest.mark.parametrize(
     ("status", "code", "method", "target", "headers", "body"),
-    [
-        (400, "UNSAFE_PATH", "GET", "/products/../users", [], b""),
-        (401, "TOKEN_REQUIRED", "GET", "/orders", [], b""),
-        (403, "ROLE_REQUIRED", "POST", "/products", bearer(), b"{}"),
-        (404, "SERVICE_NOT_FOUND", "GET", "/nowhere", [], b""),
-        (405, "METHOD_NOT_ALLOWED", "DELETE", "/products", ADMIN, b""),
-        (413, "PAYLOAD_TOO_LARGE", "POST", "/open/echo", [], b"x" * 1025),
-        (414, "URI_TOO_LONG", "GET", "/open/" + "x" * 9000, [], b""),
-        (429, "RATE_LIMIT_EXCEEDED", "POST", "/auth/login", [], b"{}"),
-        (431, "HEADERS_TOO_LARGE", "GET", "/open/echo", [("X-Large", "x" * 20_000)], b""),
-        (501, "METHOD_NOT_IMPLEMENTED", "TRACE", "/open/echo", [], b""),
-        (502, "SERVICE_UNREACHABLE", "GET", "/absent/x", [], b""),
-        (502, "BAD_ANSWER", "GET", "/open/garbage", [], b""),
-        (503, "CIRCUIT_OPEN", "GET", "/tired/x", [], b""),
-        (504, "SERVICE_TIMEOUT", "GET", "/open/slow/1", [], b""),
-    ],
+    REFUSALS,
 )
 def test_each_refusal_is_a_problem_of_the_gateway(
     provoked: Gateway, status: int, code: str, method: str, target: str, headers: Pairs, body: bytes

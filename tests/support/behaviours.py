@@ -3,9 +3,12 @@
     /echo (and every unknown path)   the request as it arrived, as JSON
     /health                          200
     /status/CODE[/RETRY_AFTER_S]     that status and JSON; Retry-After (default 1) with 429 and 503
+    /long-status/CODE                that status and a body in chunks
     /flaky/COUNT/CODE                that status for the first COUNT requests to this target, then 200
     /204  /304  /redirect            no content; not modified; 302 to an absolute, internal URL
     /slow/S  /slow-body/S            waits before the head; waits in the middle of the body
+    /late/S/CODE                     waits, and then answers with that status
+    /trickle-head/S  /trickle/S      the head, or a body of a hundred bytes, one byte at a time with a pause before each
     /refuse                          413 without having read the body, then closes
     /nothing  /reset  /garbage       closes without a byte; resets; answers what is not HTTP
     /cut  /cut-chunked  /cut-head    closes in the body, before the last chunk, in the head
@@ -152,6 +155,11 @@ def status(call: Call) -> list[bytes]:
     return as_json({"status": code}, *retry_after, status=code)
 
 
+@named("long-status")
+def long_status(call: Call) -> list[bytes]:
+    return [head(int(call.number(0, 200)), TEXT, CHUNKED), chunk(b"x" * 100), chunk(b"")]
+
+
 @named("flaky")
 def flaky(call: Call) -> list[bytes]:
     code = int(call.number(1, 503)) if call.times_seen <= call.number(0, 1) else 200
@@ -185,6 +193,27 @@ def slow_body(call: Call) -> Iterator[bytes]:
     yield b"first"
     call.wait(call.number(0, 1))
     yield b"later"
+
+
+@named("late")
+def late(call: Call) -> Iterator[bytes]:
+    call.wait(call.number(0, 0.01))
+    yield from as_json({"waited_s": call.number(0, 0.01)}, status=int(call.number(1, 503)))
+
+
+@named("trickle-head")
+def trickle_head(call: Call) -> Iterator[bytes]:
+    for byte in head(200, TEXT, ("X-Slow", "x" * 100), ("Content-Length", "0")):
+        call.wait(call.number(0, 0.001))
+        yield bytes([byte])
+
+
+@named("trickle")
+def trickle(call: Call) -> Iterator[bytes]:
+    yield head(200, TEXT, ("Content-Length", "100"))
+    for _ in range(100):
+        call.wait(call.number(0, 0.001))
+        yield b"x"
 
 
 @named("refuse")

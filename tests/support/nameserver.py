@@ -4,6 +4,7 @@ It runs in threads of the test process, which is not monkey patched. What it say
 question is kept. It answers like a server that has followed all aliases. What it does not know does not exist.
 
     drop        no answer
+    lose        no answer to the first question, as if the datagram were lost
     servfail    the status SERVFAIL
     nxdomain    the name does not exist, whatever it knows
     garbage     bytes that are no DNS message
@@ -33,7 +34,7 @@ import dns.rrset
 from tests.support.ports import free_port
 
 Family = Literal["A", "AAAA"]
-Fault = Literal["drop", "servfail", "nxdomain", "garbage", "other", "truncate", "torn"]
+Fault = Literal["drop", "lose", "servfail", "nxdomain", "garbage", "other", "truncate", "torn"]
 FAMILIES: tuple[Family, ...] = ("A", "AAAA")
 
 POLL_S = 0.1
@@ -57,6 +58,7 @@ class _Entry:
     addresses: tuple[str, ...]
     alias: str
     ttl_s: int
+    ipv6_ttl_s: int
 
 
 class Nameserver:
@@ -80,15 +82,15 @@ class Nameserver:
         self.port = 0
         self.start()
 
-    def set(self, name: str, *addresses: str, ttl_s: int = 30) -> None:
+    def set(self, name: str, *addresses: str, ttl_s: int = 30, ipv6_ttl_s: int | None = None) -> None:
         """`name` has exactly these addresses now, IPv4 and IPv6; without any it exists and has none."""
         with self._changed:
-            self._entries[name.lower()] = _Entry(addresses, "", ttl_s)
+            self._entries[name.lower()] = _Entry(addresses, "", ttl_s, ttl_s if ipv6_ttl_s is None else ipv6_ttl_s)
 
     def alias(self, name: str, target: str, *, ttl_s: int = 30) -> None:
         """`name` is another name of `target` (CNAME)."""
         with self._changed:
-            self._entries[name.lower()] = _Entry((), target.lower(), ttl_s)
+            self._entries[name.lower()] = _Entry((), target.lower(), ttl_s, ttl_s)
 
     def remove(self, name: str) -> None:
         """`name` does not exist any more."""
@@ -216,9 +218,11 @@ class Nameserver:
             self._questions.append(Question(name, family, is_over_tcp))
             self._changed.notify_all()
             fault, twist = self._faults.get((name, family)), self.twist
+            if fault == "lose":
+                del self._faults[name, family]
             response = self._response(query, name, family)
         stopping.wait(self.delay_s)
-        if fault == "drop" or stopping.is_set():
+        if fault in ("drop", "lose") or stopping.is_set():
             return b""
         if fault == "other":
             response.question = dns.message.make_query("somebody.else.", family).question
@@ -244,7 +248,8 @@ class Nameserver:
             if not entry.alias:
                 own = [each for each in entry.addresses if (":" in each) == (family == "AAAA")]
                 if own and family in FAMILIES:
-                    response.answer.append(dns.rrset.from_text(f"{name}.", entry.ttl_s, "IN", family, *own))
+                    ttl_s = entry.ttl_s if family == "A" else entry.ipv6_ttl_s
+                    response.answer.append(dns.rrset.from_text(f"{name}.", ttl_s, "IN", family, *own))
                 break
             response.answer.append(dns.rrset.from_text(f"{name}.", entry.ttl_s, "IN", "CNAME", f"{entry.alias}."))
             name = entry.alias

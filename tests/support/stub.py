@@ -25,14 +25,18 @@ ACCEPT_POLL_S = 0.5
 
 
 class StubService:
-    """One service on 127.0.0.1:`port`. Thread-safe. Starts when made, and on the same port after `stop()`.
+    """One service on `address`:`port`. Thread-safe. Starts when made, and on the same port after `stop()`.
 
-    `json` maps a path to the JSON it answers, before any behaviour; `etag` is what `/cacheable` carries.
+    `json` maps a path to the JSON it answers, before any behaviour; paths in `failing` are answered 503, before all
+    else; `etag` is what `/cacheable` carries.
     """
 
-    def __init__(self, port: int | None = None) -> None:
+    def __init__(self, port: int | None = None, *, address: str = "127.0.0.1") -> None:
+        """`address` is one of the loopback's, IPv4 or IPv6."""
         self.port = free_port() if port is None else port
+        self.address = address
         self.json: dict[str, object] = {}
+        self.failing: set[str] = set()
         self.etag = '"1"'
         self._changed = threading.Condition()  # protects all below
         self._requests: list[Received] = []
@@ -49,7 +53,7 @@ class StubService:
     @property
     def url(self) -> str:
         """The address, without a slash at its end."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://[{self.address}]:{self.port}" if ":" in self.address else f"http://{self.address}:{self.port}"
 
     @property
     def requests(self) -> list[Received]:
@@ -83,6 +87,7 @@ class StubService:
             self._times_seen.clear()
             self._connections = 0
             self.json.clear()
+            self.failing.clear()
             self.etag = '"1"'
 
     def wait_for_requests(self, count: int, *, timeout_s: float = 5.0) -> list[Received]:
@@ -97,7 +102,8 @@ class StubService:
         with self._changed:
             if self._listener is None:
                 self._stopping = threading.Event()
-                self._listener = socket.create_server(("127.0.0.1", self.port), backlog=256)
+                family = socket.AF_INET6 if ":" in self.address else socket.AF_INET
+                self._listener = socket.create_server((self.address, self.port), family=family, backlog=256)
                 self._listener.settimeout(ACCEPT_POLL_S)
                 self._spawn(self._accept, self._listener, self._stopping)
         return self
@@ -160,6 +166,8 @@ class StubService:
             self._requests.append(received)
             self._times_seen[received.target] += 1
             self._changed.notify_all()
+            if received.path in self.failing:
+                return as_json({}, status=503)
             if received.path in self.json:
                 return as_json(self.json[received.path])
             times_seen = self._times_seen[received.target]

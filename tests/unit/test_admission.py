@@ -413,7 +413,7 @@ def test_who_is_shed_is_told_how_long_as_many_places_took_as_are_waited_for(crow
 
 
 @pytest.mark.parametrize(
-    ("seconds_without_a_place", "retry_after_s"), [(0, 1), (0.1, 1), (1.5, 3), (2, 4), (30, 10), (9999, 10)]
+    ("seconds_without_a_place", "retry_after_s"), [(0, 1), (0.1, 1), (0.6, 2), (1.5, 3), (2, 4), (30, 10), (9999, 10)]
 )
 def test_retry_after_stays_within_its_bounds(
     crowd_at: OpenGate, clock: Clock, seconds_without_a_place: float, retry_after_s: int
@@ -443,6 +443,21 @@ def test_a_service_that_was_fast_and_hangs_is_not_called_fast_for_long(crowd_at:
     advice = [shed.retry_after_s for shed in crowd.shed.values()]
     assert advice[0] == 1
     assert advice[-1] == 10
+
+
+def test_a_service_that_was_fast_for_long_and_turns_slow_is_judged_by_what_it_does_now(
+    crowd_at: OpenGate, clock: Clock
+) -> None:
+    crowd = crowd_at(in_flight=1, queue=2)
+    crowd.arrive("inside", "1", "2")
+    for number, seconds in enumerate([0.1] * 300 + [3.0] * 4):
+        clock.now += seconds
+        crowd.leave()
+        crowd.arrive(str(number))
+
+    crowd.arrive("refused", priority="low")
+
+    assert 3 <= crowd.shed["refused"].retry_after_s <= 6
 
 
 def test_a_quiet_time_before_the_queue_says_nothing_about_the_pace(crowd_at: OpenGate, clock: Clock) -> None:

@@ -8,19 +8,20 @@ from contextlib import suppress
 import gevent
 import pytest
 import time_machine
+from gevent import GreenletExit
 from gevent.event import Event
 from gevent.timeout import Timeout
 from structlog.testing import capture_logs
-from urllib3.exceptions import EmptyPoolError
 
-from gateway.backend.breaker import Breaker, BreakerOpen
+from gateway.backend.breaker import Breaker, BreakerOpen, NoVerdict
+from gateway.backend.countdown import WishOver
 from gateway.body import CallerGone
 from gateway.observability.metrics import Metrics
 
 NOW = 1_900_000_000
 FAILURES = 3
 RECOVERY_S = 10.0
-SAYS_NOTHING = [CallerGone("gone"), EmptyPoolError(None, "busy")]  # pyright: ignore[reportArgumentType] - no pool needed
+SAYS_NOTHING = [CallerGone("gone"), WishOver(1, gevent.getcurrent()), NoVerdict(), GreenletExit()]
 
 
 class Failed(Exception):
@@ -196,7 +197,7 @@ def test_calls_of_a_closed_breaker_run_side_by_side(breaker: Breaker) -> None:
 
 
 @pytest.mark.parametrize("error", SAYS_NOTHING, ids=lambda error: type(error).__name__)
-def test_an_error_that_says_nothing_about_the_instance_is_no_failure(breaker: Breaker, error: Exception) -> None:
+def test_an_error_that_says_nothing_about_the_instance_is_no_failure(breaker: Breaker, error: BaseException) -> None:
     for _ in range(5 * FAILURES):
         fail(breaker, error)
 
@@ -204,8 +205,10 @@ def test_an_error_that_says_nothing_about_the_instance_is_no_failure(breaker: Br
 
 
 @pytest.mark.parametrize("error", SAYS_NOTHING, ids=lambda error: type(error).__name__)
-def test_an_error_that_says_nothing_about_the_instance_is_no_success_either(breaker: Breaker, error: Exception) -> None:
-    # else the full pool of an instance that hangs would keep its breaker closed for ever
+def test_an_error_that_says_nothing_about_the_instance_is_no_success_either(
+    breaker: Breaker, error: BaseException
+) -> None:
+    # else callers who go away would keep the breaker of a dead instance closed for ever
     for _ in range(FAILURES):
         fail(breaker)
         fail(breaker, error) if breaker.state == "closed" else None
@@ -215,7 +218,7 @@ def test_an_error_that_says_nothing_about_the_instance_is_no_success_either(brea
 
 @pytest.mark.parametrize("error", SAYS_NOTHING, ids=lambda error: type(error).__name__)
 def test_a_trial_that_says_nothing_about_the_instance_leaves_the_next_caller_to_try(
-    breaker: Breaker, clock: time_machine.Traveller, error: Exception
+    breaker: Breaker, clock: time_machine.Traveller, error: BaseException
 ) -> None:
     opened(breaker)
     clock.shift(RECOVERY_S)
@@ -290,3 +293,139 @@ def test_breakers_of_two_instances_know_nothing_of_each_other(breaker: Breaker, 
 
     assert other.state == "closed"
     succeed(other)
+
+
+# What workers tell each other
+
+
+@pytest.fixture
+def told(breaker: Breaker) -> list[tuple[str, float]]:
+    """What the breaker would have the other workers know."""
+    told: list[tuple[str, float]] = []
+    breaker.tell = lambda state, left_s: told.append((state, left_s))
+    return told
+
+
+def test_others_are_told_that_it_opens_and_closes_but_not_of_a_trial(
+    breaker: Breaker, clock: time_machine.Traveller, told: list[tuple[str, float]]
+) -> None:
+    opened(breaker)
+    clock.shift(RECOVERY_S)
+    fail(breaker)
+    clock.shift(RECOVERY_S)
+    succeed(breaker)
+
+    assert told == [("open", RECOVERY_S), ("open", RECOVERY_S), ("closed", 0.0)]
+
+
+def test_what_was_learnt_is_not_told_again_and_has_no_line_but_a_metric(
+    breaker: Breaker, metrics: Metrics, told: list[tuple[str, float]]
+) -> None:
+    with capture_logs() as logs:
+        breaker.learn("open", 5.0)
+        as_open = gauge(metrics)
+        breaker.learn("closed", 0.0)
+
+    assert (as_open, gauge(metrics)) == (2, 0)
+    assert told == []
+    assert [line for line in logs if line["log_level"] != "debug"] == []
+
+
+def test_one_that_learns_to_be_open_stays_so_for_the_rest_of_the_time(
+    breaker: Breaker, clock: time_machine.Traveller, told: list[tuple[str, float]]
+) -> None:
+    breaker.learn("open", 4.0)
+    left_s = breaker.left_s
+    clock.shift(3.9)
+    with pytest.raises(BreakerOpen):
+        succeed(breaker)
+    clock.shift(0.2)
+    succeed(breaker)
+
+    assert (left_s, breaker.state, told) == (4.0, "closed", [("closed", 0.0)])
+
+
+@pytest.mark.parametrize(("own_s", "learnt_s", "left_s"), [(3, 9, 9), (9, 3, 9), (5, 5.2, 5), (2, 1e9, RECOVERY_S)])
+def test_of_two_open_times_the_later_end_holds(breaker: Breaker, own_s: float, learnt_s: float, left_s: float) -> None:
+    breaker.learn("open", own_s)
+    breaker.learn("open", learnt_s)
+
+    assert breaker.left_s == left_s
+
+
+def test_one_that_waits_for_its_trial_learns_that_anothers_has_failed(
+    breaker: Breaker, clock: time_machine.Traveller
+) -> None:
+    opened(breaker)
+    clock.shift(RECOVERY_S)
+
+    breaker.learn("open", RECOVERY_S)
+
+    assert not breaker.admits
+    clock.shift(RECOVERY_S)
+    assert breaker.admits
+
+
+def test_a_trial_under_way_has_the_last_word(breaker: Breaker, clock: time_machine.Traveller) -> None:
+    opened(breaker)
+    clock.shift(RECOVERY_S)
+
+    with breaker.calling():
+        breaker.learn("open", RECOVERY_S)
+
+    assert breaker.state == "closed"
+
+
+def test_one_that_learns_to_be_closed_lets_calls_through_and_counts_anew(breaker: Breaker) -> None:
+    opened(breaker)
+
+    breaker.learn("closed", 0.0)
+
+    for _ in range(FAILURES - 1):
+        fail(breaker)
+    assert breaker.state == "closed"
+
+
+def test_one_that_is_closed_goes_on_counting_when_it_learns_to_be(breaker: Breaker) -> None:
+    for _ in range(FAILURES):
+        breaker.learn("closed", 0.0)
+        fail(breaker)
+
+    assert breaker.state == "open"
+
+
+@pytest.mark.parametrize("state", ["half-open", "ajar", ""])
+def test_any_other_state_is_nothing_to_learn(breaker: Breaker, state: str) -> None:
+    breaker.learn(state, 5.0)
+
+    assert breaker.state == "closed"
+
+
+def test_calls_that_fail_after_it_learnt_to_be_open_change_nothing(
+    breaker: Breaker, told: list[tuple[str, float]]
+) -> None:
+    fails = Event()
+    with Timeout(5):
+        late = many_failing_at_once(breaker, 20, fails)
+        breaker.learn("open", 4.0)
+        fails.set()
+        gevent.joinall(late, raise_error=True)
+
+    assert (breaker.state, breaker.left_s, told) == ("open", 4.0, [])
+
+
+@pytest.mark.parametrize("is_learnt", [True, False])
+def test_its_closing_is_told_here_however_it_came_about(
+    breaker: Breaker, clock: time_machine.Traveller, is_learnt: bool
+) -> None:
+    closings: list[float] = []
+    breaker.on_closed = lambda: closings.append(1)
+    opened(breaker)
+    clock.shift(RECOVERY_S)
+
+    if is_learnt:
+        breaker.learn("closed", 0.0)
+    else:
+        succeed(breaker)
+
+    assert closings == [1]

@@ -6,9 +6,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections import UserDict
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import orjson
 import pytest
@@ -21,7 +23,7 @@ from common.registry import REGISTRY
 from deploy.local.valkey import Valkey
 from gateway import shared
 from gateway.backend.registry import Registry
-from gateway.bus import CHANNEL, LARGEST_BYTES, MOST_UNSENT, Bus, Message
+from gateway.bus import CHANNEL, LARGEST_BYTES, MOST_AT_ONCE, MOST_UNSENT, Bus, Message
 from tests.support.ports import free_port
 from tests.support.processes import ROOT, clean_environment, wait_until
 from tests.unit import parts
@@ -184,10 +186,17 @@ def test_malformed_news_are_dropped_with_one_line_however_many(
     assert worker.changes == []
 
 
+class Fickle(UserDict[str, object]):
+    """Can't be read."""
+
+    def __iter__(self) -> NoReturn:
+        raise RuntimeError
+
+
 @pytest.mark.parametrize(
     "message",
-    [{"n": object()}, {"n": 1 << 70}, {"n": "\ud800"}, {1: 1}, {"n": "x" * LARGEST_BYTES}, ["n"], None],
-    ids=["object", "number", "surrogate", "key", "size", "list", "None"],
+    [{"n": object()}, Fickle(), {"n": 1 << 70}, {"n": "\ud800"}, {1: 1}, {"n": "x" * LARGEST_BYTES}, ["n"], None],
+    ids=["object", "fickle", "number", "surrogate", "key", "size", "list", "None"],
 )
 def test_what_can_not_be_told_is_dropped_with_one_line(server: Valkey, start: Start, message: Message) -> None:
     one, other = start(server, "one"), start(server, "other")
@@ -202,14 +211,14 @@ def test_what_can_not_be_told_is_dropped_with_one_line(server: Valkey, start: St
 
 
 def test_lines_that_were_not_logged_are_counted_in_a_later_one() -> None:
-    times_s = iter([100.0, 101.0, 109.0, 110.1])
+    times_s = iter([100.0, 101.0, 109.0, 110.1, 121.0])
     bus = Bus(redis.Redis.from_url(parts.NOWHERE), me="one", clock=lambda: next(times_s))
 
     with capture_logs() as logs:
-        for _ in range(4):
+        for _ in range(5):
             bus.tell("t", {"n": object()})
 
-    assert [line["more"] for line in logs] == [0, 2]
+    assert [line["more"] for line in logs] == [0, 2, 0]
 
 
 def test_what_was_told_is_not_changed_afterwards(server: Valkey, start: Start) -> None:
@@ -305,6 +314,19 @@ def test_a_quiet_stream_is_not_taken_for_a_lost_one(server: Valkey, start: Start
     assert logs == []
 
 
+def test_a_stream_that_is_cut_again_and_again_is_tried_less_and_less_often(server: Valkey, start: Start) -> None:
+    worker = start(server, "one")
+
+    with capture_logs() as logs, client(server.url) as connection:
+        ends_at = time.monotonic() + 3
+        while time.monotonic() < ends_at:
+            connection.client_kill_filter(_type="pubsub")
+            time.sleep(0.01)
+        wait_until(lambda: worker.bus.is_connected, "the bus to be back", timeout_s=BACK_S)
+
+    assert 2 <= len(names([dict(line) for line in logs], "bus_lost")) <= 7
+
+
 def test_redis_away_from_the_start_is_one_line_until_it_is_there(fragile: Valkey) -> None:
     fragile.kill()
     worker = Worker(fragile.url, "one")
@@ -322,18 +344,20 @@ def test_redis_away_from_the_start_is_one_line_until_it_is_there(fragile: Valkey
 
 
 class Moody(redis.Redis):
-    """Sends nothing while it `is_away`."""
+    """Sends nothing while it `is_away`; what happens `meanwhile`, happens before it has failed."""
 
-    is_away = True
+    is_away: bool = True
+    meanwhile: Callable[[], None] = staticmethod(lambda: None)
 
     def pipeline(self, transaction: bool = True, shard_hint: object = None) -> Pipeline:
         if self.is_away:
+            self.meanwhile()
             raise redis.ConnectionError
         return super().pipeline(transaction, shard_hint)
 
 
 def test_the_latest_news_wait_in_their_order_until_they_can_be_sent(server: Valkey, start: Start) -> None:
-    other, moody = start(server, "other"), Moody.from_url(server.url)
+    other, moody = start(server, "other"), Moody(connection_pool=redis.ConnectionPool.from_url(server.url))
     bus = Bus(moody, me="one", spawn=in_thread)
     told = MOST_UNSENT + 300
 
@@ -348,6 +372,28 @@ def test_the_latest_news_wait_in_their_order_until_they_can_be_sent(server: Valk
 
     assert sorted({str(line["event"]) for line in logs} - {"bus_connected"}) == ["news_dropped", "news_wait"]
     assert len(logs) == 3
+
+
+def test_news_that_could_not_be_sent_keep_their_place_before_those_that_came_meanwhile(
+    server: Valkey, start: Start
+) -> None:
+    other, moody = start(server, "other"), Moody(connection_pool=redis.ConnectionPool.from_url(server.url))
+    bus = Bus(moody, me="one", spawn=in_thread)
+    first, room, told = MOST_AT_ONCE + 72, 50, MOST_UNSENT + MOST_AT_ONCE - 50
+
+    def tell_more() -> None:
+        for number in range(first, told):
+            bus.tell("t", {"n": number})
+        moody.is_away = False
+
+    moody.meanwhile = tell_more
+    for number in range(first):
+        bus.tell("t", {"n": number})
+    with capture_logs() as logs:
+        bus.start(lambda: other.is_running)
+        other.hears(*range(MOST_AT_ONCE - room, told), within_s=5)
+
+    assert "news_dropped" in [line["event"] for line in logs]
 
 
 GREENLETS = """

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +20,15 @@ from gateway.backend.dns import (
     LONGEST_TTL_S,
     SHORTEST_TTL_S,
     UNSURE_TTL_S,
+    NoAddress,
     NotResolved,
     Resolved,
     Resolver,
+    parse_nameserver,
     parse_source,
 )
 from tests.support.nameserver import Family, Fault, Nameserver
+from tests.support.ports import free_port
 from tests.support.processes import ROOT, clean_environment
 
 LONG_S = 5.0
@@ -32,7 +38,7 @@ NAME = "products.internal"
 IN_A_WORKER = """
 from gevent import monkey
 monkey.patch_all()
-import json, pathlib, sys, time
+import gc, json, pathlib, sys, time
 import gevent
 from gateway.backend.dns import NotResolved, Resolver
 
@@ -59,7 +65,9 @@ ticker = gevent.spawn(tick)
 gevent.sleep(0)
 began = time.monotonic()
 found = [look_up.get() for look_up in gevent.joinall([gevent.spawn(look_up) for _ in range(count)])]
-print(json.dumps({"found": found, "took_s": time.monotonic() - began, "longest_gap_s": max(gaps)}))
+took_s = time.monotonic() - began
+left = sum(isinstance(thing, gevent.Greenlet) and thing is not ticker and not thing.dead for thing in gc.get_objects())
+print(json.dumps({"found": found, "took_s": took_s, "longest_gap_s": max(gaps), "left": left}))
 """
 
 
@@ -70,6 +78,7 @@ class Run:
     found: list[list[str] | str]
     took_s: float
     longest_gap_s: float
+    left: int  # greenlets that are not done
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +114,13 @@ def hasty(nameserver: Nameserver, hosts: Path) -> Resolver:
 def asking(nameserver: Nameserver, hosts: Path, *before: str, timeout_s: float = LONG_S) -> Resolver:
     """One that asks the nameservers `before` and then ours."""
     servers = (*before, nameserver.address)
-    return Resolver(nameservers=servers, port=nameserver.port, timeout_s=timeout_s, hosts_file=hosts)
+    return Resolver(
+        nameservers=servers,
+        port=nameserver.port,
+        timeout_s=timeout_s,
+        hosts_file=hosts,
+        resolv_conf=hosts.with_name("missing"),
+    )
 
 
 def configured(nameserver: Nameserver, hosts: Path, text: str) -> Resolver:
@@ -140,6 +155,7 @@ def in_a_worker(nameserver: Nameserver, *, timeout_s: float, count: int = 1, clo
         ("dns:[FD00:0::7]:5004", "http", "fd00::7", 5004),
         ("dns:https://[::1]", "https", "::1", 443),
         ("dns:3com:80", "http", "3com", 80),
+        ("dns:7.internal:80", "http", "7.internal", 80),
     ],
 )
 def test_a_source_is_a_scheme_a_name_and_a_port(text: str, scheme: str, name: str, port: int) -> None:
@@ -175,6 +191,7 @@ def test_a_source_is_a_scheme_a_name_and_a_port(text: str, scheme: str, name: st
         "dns:prod\u00fccts:5004",
         "dns:two words:5004",
         "dns:10.0.0.256:5004",
+        "dns:products.7:5004",
         "dns:10.0.0.7.:5004",
         "dns:5004:5004",
         "dns:fd00::7:5004",
@@ -254,7 +271,9 @@ def test_a_name_of_the_hosts_file_is_not_asked_for(resolver: Resolver, nameserve
 
 
 def test_the_hosts_file_may_give_a_name_several_addresses(resolver: Resolver, hosts: Path) -> None:
-    hosts.write_text(f"10.0.0.8 other {NAME} # {NAME}\n\nfd00::7\t{NAME}\n10.0.0.8 {NAME}\n10.0.0.9 other\n10.0.0.1\n")
+    hosts.write_text(
+        f"10.0.0.8 other {NAME}\n\nfd00::7\t{NAME.upper()} # x\n10.0.0.8 {NAME}\n10.0.0.9 other # {NAME}\n"
+    )
 
     assert resolver.resolve(NAME).addresses == ("10.0.0.8", "fd00::7")
 
@@ -330,6 +349,12 @@ def test_an_alias_is_followed_and_the_smallest_ttl_of_the_chain_counts(
     assert resolver.resolve(NAME) == Resolved(("10.0.0.7", "fd00::7"), 9)
 
 
+def test_the_family_whose_ttl_ends_first_counts(resolver: Resolver, nameserver: Nameserver) -> None:
+    nameserver.set(NAME, "10.0.0.7", "fd00::7", ttl_s=20, ipv6_ttl_s=3)
+
+    assert resolver.resolve(NAME).ttl_s == 3
+
+
 def test_nothing_is_remembered_between_two_look_ups(resolver: Resolver, nameserver: Nameserver) -> None:
     nameserver.set(NAME, "10.0.0.7")
     before = resolver.resolve(NAME).addresses
@@ -387,6 +412,13 @@ def test_more_addresses_than_a_datagram_holds_are_all_found(resolver: Resolver, 
 
     assert set(resolver.resolve(NAME).addresses) == set(addresses)
     assert [question.family for question in nameserver.questions if question.is_over_tcp] == ["A"]
+
+
+def test_a_question_that_was_lost_is_asked_again(nameserver: Nameserver, hosts: Path) -> None:
+    nameserver.set(NAME, "10.0.0.7", ttl_s=20)
+    nameserver.spoil(NAME, "lose")
+
+    assert asking(nameserver, hosts, timeout_s=1).resolve(NAME) == Resolved(("10.0.0.7",), 20)
 
 
 def test_a_nameserver_that_fails_is_followed_by_the_next(nameserver: Nameserver, hosts: Path) -> None:
@@ -473,6 +505,62 @@ def test_a_failure_counts_more_than_a_family_without_addresses(resolver: Resolve
         resolver.resolve(NAME)
 
 
+@pytest.mark.parametrize(("failing", "why"), [("A", "SERVFAIL"), ("AAAA", "does not exist")])
+def test_the_first_family_says_why_there_is_nothing(
+    resolver: Resolver, nameserver: Nameserver, failing: Family, why: str
+) -> None:
+    nameserver.spoil(NAME, "servfail", failing)
+
+    with pytest.raises(NotResolved, match=why):
+        resolver.resolve(NAME)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "a", "aaaa", "is_sure"),
+    [
+        (None, None, None, True),
+        ((), None, None, True),
+        ((), None, "nxdomain", True),
+        ((), "nxdomain", None, True),
+        (("0.0.0.0",), None, None, True),
+        ((), None, "servfail", False),
+        ((), "servfail", "nxdomain", False),
+        (("10.0.0.7",), "drop", "nxdomain", False),
+        (("10.0.0.7",), "nxdomain", "drop", False),
+        (("10.0.0.7",), "servfail", "servfail", False),
+    ],
+)
+def test_that_there_is_no_address_is_sure_only_if_nobody_kept_silent(
+    hasty: Resolver,
+    nameserver: Nameserver,
+    addresses: tuple[str, ...] | None,
+    a: Fault | None,
+    aaaa: Fault | None,
+    is_sure: bool,
+) -> None:
+    if addresses is not None:
+        nameserver.set(NAME, *addresses)
+    if a is not None:
+        nameserver.spoil(NAME, a, "A")
+    if aaaa is not None:
+        nameserver.spoil(NAME, aaaa, "AAAA")
+
+    with pytest.raises(NotResolved) as caught:
+        hasty.resolve(NAME)
+
+    assert isinstance(caught.value, NoAddress) == is_sure
+
+
+def test_outside_of_a_worker_each_family_has_its_time(hasty: Resolver, nameserver: Nameserver) -> None:
+    nameserver.spoil(NAME, "drop")
+    began = time.monotonic()
+
+    with pytest.raises(NotResolved):
+        hasty.resolve(NAME)
+
+    assert time.monotonic() - began < 4
+
+
 def test_a_name_whose_only_address_means_no_is_not_resolved(resolver: Resolver, nameserver: Nameserver) -> None:
     nameserver.set(NAME, "0.0.0.0", "::")
 
@@ -539,6 +627,48 @@ def test_a_nameserver_is_an_address() -> None:
         Resolver(nameservers=["dns.internal"])
 
 
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("10.0.0.2", ("10.0.0.2", 53)),
+        ("10.0.0.2:5353", ("10.0.0.2", 5353)),
+        ("fd00::2", ("fd00::2", 53)),
+        ("[fd00::2]", ("fd00::2", 53)),
+        ("[fd00:0::2]:65535", ("fd00::2", 65535)),
+    ],
+)
+def test_a_nameserver_may_have_a_port(text: str, read: tuple[str, int]) -> None:
+    assert parse_nameserver(text) == read
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "dns.internal",
+        "10.0.0.256",
+        "10.0.0.2:",
+        "10.0.0.2:0",
+        "10.0.0.2:65536",
+        "10.0.0.2:x",
+        "fd00::2:",
+        "[fd00::",
+    ],
+)
+def test_what_is_no_nameserver_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(repr(text))):
+        parse_nameserver(text)
+
+
+def test_each_nameserver_is_asked_at_its_own_port(nameserver: Nameserver, hosts: Path) -> None:
+    nameserver.set(NAME, "10.0.0.7", ttl_s=20)
+    closed = f"127.0.0.1:{free_port()}"
+
+    resolver = Resolver(nameservers=[closed, f"127.0.0.1:{nameserver.port}"], timeout_s=LONG_S, hosts_file=hosts)
+
+    assert resolver.resolve(NAME) == Resolved(("10.0.0.7",), 20)
+
+
 def test_resolv_conf_says_whom_to_ask(nameserver: Nameserver, hosts: Path) -> None:
     nameserver.set(NAME, "10.0.0.7")
 
@@ -596,7 +726,11 @@ def test_a_denied_family_does_not_bring_the_addresses_of_a_namesake(nameserver: 
     assert found.addresses == ("10.0.0.7",)
 
 
-def test_with_nameservers_of_their_own_names_are_whole(resolver: Resolver, nameserver: Nameserver) -> None:
+def test_with_nameservers_of_their_own_names_are_whole(
+    resolver: Resolver, nameserver: Nameserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "gateway.internal")  # its domain is searched by default
+
     with pytest.raises(NotResolved):
         resolver.resolve("products")
 
@@ -668,6 +802,7 @@ def test_a_look_up_is_over_in_time_whatever_the_clock_says(nameserver: Nameserve
 
     assert run.found == ["products.internal: no usable answer within 1 s from 127.0.0.1"]
     assert 0.9 <= run.took_s < 2
+    assert run.left == 0
 
 
 def test_a_silent_family_does_not_take_the_other_with_it(nameserver: Nameserver) -> None:

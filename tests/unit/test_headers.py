@@ -5,17 +5,22 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
+import time_machine
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.headers import (
+    Fields,
     Forwarding,
     IPNetwork,
     connection_options,
     forwarded_field,
     incoming_answer_headers,
+    interim_fields,
     is_trusted,
     outgoing_headers,
+    passed_answer_fields,
+    passed_request_fields,
     trace_caller,
     without_authority,
 )
@@ -223,6 +228,78 @@ def test_location_loses_the_address_of_the_instance_and_of_nobody_else(name: str
 def test_location_without_its_authority_does_not_become_another_authority() -> None:
     # "//example.org" alone would lead away; RFC 3986, 3.3 and 4.2
     assert without_authority("http://10.0.0.1:50//example.org/x", INSTANCE) == "/.//example.org/x"
+
+
+AS_THEY_CAME = [
+    ("hOST", "h:1"),
+    ("X-Same", "1"),
+    ("X_Under", ""),
+    ("x-same", "2"),
+    ("Content-Length", "4"),
+    ("X-Forwarded-For", "203.0.113.9"),
+    ("X-User-Id", "1"),
+    ("X-Request-ID", "theirs"),
+    ("Expect", "100-continue"),
+    ("Via", "1.0 before"),
+]
+
+
+def test_verbatim_request_has_its_fields_as_they_came_and_our_via() -> None:
+    assert passed_request_fields(AS_THEY_CAME, "1.0", "h:1") == [*AS_THEY_CAME, ("Via", "1.0 gateway")]
+
+
+@pytest.mark.parametrize(("host", "expected"), [("other", [("hOST", "other")]), (None, [])])
+def test_host_of_a_verbatim_request_is_what_the_service_is_to_be_told(
+    host: str | None, expected: list[tuple[str, str]]
+) -> None:
+    assert passed_request_fields([("hOST", "h:1")], "1.1", host) == [*expected, ("Via", "1.1 gateway")]
+
+
+@pytest.mark.parametrize("name", [*HOP_BY_HOP, "x-secret", "x-more"])
+def test_field_of_one_connection_is_not_passed_verbatim_either(name: str) -> None:
+    pairs = [("Connection", "close, X-Secret"), (name.upper(), "x"), ("connection", "x-MORE"), ("X-Public", "y")]
+
+    assert passed_request_fields(pairs, "1.1", None) == [("X-Public", "y"), ("Via", "1.1 gateway")]
+    assert ("X-Public", "y") in passed_answer_fields(pairs, "1.1")
+    assert name not in grouped(passed_answer_fields(pairs, "1.1"))
+    assert interim_fields(pairs) == [("X-Public", "y")]
+
+
+def test_verbatim_answer_has_its_fields_as_they_came_and_our_via() -> None:
+    pairs = [("server", "x"), ("DATE", "then"), ("Set-Cookie", "a"), ("X-A", ""), ("set-cookie", "b"), ("Via", "1.0 x")]
+
+    assert passed_answer_fields(pairs, "1.0") == [*pairs, ("Via", "1.0 gateway")]
+
+
+def test_verbatim_answer_without_a_date_gets_ours() -> None:
+    with time_machine.travel(784_887_151, tick=False):
+        passed = passed_answer_fields([("X-A", "1")], "1.1")
+
+    assert passed == [("X-A", "1"), ("Date", "Tue, 15 Nov 1994 08:12:31 GMT"), ("Via", "1.1 gateway")]
+
+
+def test_interim_answer_has_no_length() -> None:
+    assert interim_fields([("Content-Length", "5"), ("Link", "</a>"), ("link", "</b>")]) == [
+        ("Link", "</a>"),
+        ("link", "</b>"),
+    ]
+
+
+def test_fields_know_how_they_stood_on_the_wire() -> None:
+    head = b"hOST: h\r\nX-A:1\r\nX_B: \t two: 2 \t\r\nx-a:\r\nX-C: \xe9"
+
+    fields = Fields({"host": "h", "x-a": "1,"}, head)
+
+    assert fields["x-a"] == "1,"
+    assert fields.pairs == [("hOST", "h"), ("X-A", "1"), ("X_B", "two: 2"), ("x-a", ""), ("X-C", "\xe9")]
+
+
+def test_fields_without_their_section_are_told_by_name() -> None:
+    assert Fields({"x-request-id": "1", "host": "h"}).pairs == [("X-Request-Id", "1"), ("Host", "h")]
+
+
+def test_version_by_which_a_request_came_is_told_in_via() -> None:
+    assert sent({}, Forwarding("192.0.2.1", "http", "h", (), protocol="1.0"))["via"] == ["1.0 gateway"]
 
 
 def networks(*texts: str) -> tuple[IPNetwork, ...]:

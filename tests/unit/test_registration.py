@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import gevent
 import pytest
@@ -20,6 +23,7 @@ from common.service_settings import ServiceSettings
 from common.settings import SettingsError, load
 from deploy.local.valkey import Valkey
 from tests.support.ports import free_port
+from tests.support.processes import ROOT, clean_environment
 
 KEY = key_of("things")
 URL = "http://10.0.0.1:80"
@@ -69,7 +73,7 @@ def events(logs: list[dict[str, object]]) -> list[tuple[object, object]]:
 
 
 def leases(connection: redis.Redis) -> list[bytes]:
-    return connection.zrange(KEY, 0, -1)
+    return cast("list[bytes]", connection.zrange(KEY, 0, -1))
 
 
 def has_ipv6_loopback() -> bool:
@@ -102,11 +106,11 @@ class Beats(Leases):
         self.nights, self.is_away = nights, False
         self.at_s: list[float] = []
 
-    def register(self, service: str, url: str, *, weight: float = 1.0, by: str = "", lease_s: float = 15.0) -> None:
+    def register(self, service: str, url: str, *, weight: float = 1.0, by: str = "", lease_s: float = 15.0) -> bool:
         self.at_s.append(self.nights.slept_s)
         if self.is_away:
             raise redis.ConnectionError
-        super().register(service, url, weight=weight, by=by, lease_s=lease_s)
+        return super().register(service, url, weight=weight, by=by, lease_s=lease_s)
 
     @property
     def pauses_s(self) -> list[float]:
@@ -306,14 +310,49 @@ def test_a_service_announces_itself_by_its_plural_until_it_is_not_wanted(valkey:
 
     announce(settings(registry_url=server.url, registry_weight=2, registry_lease_s=30), lambda: wanted[0])
     gevent.sleep(0.05)
-    while_wanted = valkey.zrange(KEY, 0, -1, withscores=True)
+    (member,) = leases(valkey)
+    until = valkey.zscore(KEY, member)
     wanted.clear()
     wanted.append(False)
     gevent.sleep(0.3)
 
-    ((member, until),) = while_wanted
+    assert isinstance(until, float)
     assert member.startswith(f"http://127.0.0.1:5009#weight=2&by={socket.gethostname()}-".encode())
     assert until - time.time() == pytest.approx(30, abs=2)
+    assert leases(valkey) == []
+
+
+ENDS_WHILE_WANTED = """
+from gevent import monkey
+monkey.patch_all()
+import sys, types
+import gevent
+from common.registration import announce
+
+settings = types.SimpleNamespace(
+    plural="things", service_host="10.0.0.1", port=80, registry_url=sys.argv[1], advertised_url=None,
+    registry_weight=1, registry_lease_s=600,
+)
+announce(settings, lambda: True)
+gevent.sleep(0.5)
+sys.exit(0)
+"""
+
+
+def test_a_process_that_ends_before_its_greenlet_has_looked_gives_its_lease_back(
+    valkey: redis.Redis, server: Valkey
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDS_WHILE_WANTED, server.url],
+        cwd=ROOT,
+        env=clean_environment({}),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert re.findall(r"\b(?:de)?registered\b", ended.stdout) == ["registered", "deregistered"], ended.stderr
     assert leases(valkey) == []
 
 

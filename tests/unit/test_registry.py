@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import redis
@@ -52,7 +53,7 @@ def told(valkey: redis.Redis) -> Generator[Callable[[], list[tuple[bytes, bytes]
             found: list[tuple[bytes, bytes]] = []
             while (message := stream.get_message(timeout=5)) is None or message["channel"] != b"end":
                 assert message is not None
-                found.append((message["channel"], message["data"]))
+                found.append(cast("tuple[bytes, bytes]", (message["channel"], message["data"])))
             return found
 
         yield since
@@ -60,7 +61,13 @@ def told(valkey: redis.Redis) -> Generator[Callable[[], list[tuple[bytes, bytes]
 
 def stands(valkey: redis.Redis, *members: str | bytes, for_s: float = 60) -> None:
     """Write members as a stranger does."""
-    valkey.zadd(KEY, {member: now(valkey) + for_s for member in members})
+    raw = [member.encode() if isinstance(member, str) else member for member in members]
+    valkey.zadd(KEY, dict.fromkeys(raw, now(valkey) + for_s))
+
+
+def standing(valkey: redis.Redis) -> set[str]:
+    """The members, as they stand there."""
+    return {member.decode() for member in cast("list[bytes]", valkey.zrange(KEY, 0, -1))}
 
 
 def now(valkey: redis.Redis) -> float:
@@ -122,13 +129,13 @@ def test_what_is_written_has_the_documented_form(
 ) -> None:
     registry.register("things", A, weight=weight, by=by, lease_s=30)
 
-    assert valkey.zrange(KEY, 0, -1) == [member.encode()]
+    assert standing(valkey) == {member}
     assert lease_s(valkey, member) == pytest.approx(30, abs=1)
     assert registry.members("things") == (Member(A, weight),)
 
     registry.deregister("things", A, by=by)
 
-    assert valkey.zrange(KEY, 0, -1) == []
+    assert standing(valkey) == set()
 
 
 def test_an_instance_is_gone_when_its_lease_has_run_out(registry: Registry) -> None:
@@ -137,6 +144,34 @@ def test_an_instance_is_gone_when_its_lease_has_run_out(registry: Registry) -> N
     assert urls(registry) == [A, B]
 
     wait_until(lambda: urls(registry) == [B], "the end of the lease", timeout_s=2)
+
+
+def test_a_member_tells_how_long_its_longest_lease_still_runs(registry: Registry) -> None:
+    for by, lease_s in (("1", 30), ("2", 50), ("3", 40)):
+        registry.register("things", A, by=by, lease_s=lease_s)
+
+    (member,) = registry.members("things")
+
+    assert member.seconds_left == pytest.approx(50, abs=1)
+
+
+def test_a_lease_of_a_stranger_may_have_no_end(registry: Registry, valkey: redis.Redis) -> None:
+    valkey.zadd(KEY, {A: float("inf")})
+
+    (member,) = registry.members("things")
+
+    assert member.seconds_left == float("inf")
+
+
+def test_who_registers_learns_whether_that_is_new(registry: Registry) -> None:
+    first = registry.register("things", A, by="1", lease_s=0.1)
+    again = registry.register("things", A, by="1", lease_s=0.1)
+    with_another_weight = registry.register("things", A, by="1", weight=2, lease_s=0.1)
+    by_another = registry.register("things", A, by="2", lease_s=60)
+    time.sleep(0.15)
+    after_its_end = registry.register("things", A, by="1", lease_s=0.1)
+
+    assert (first, again, with_another_weight, by_another, after_its_end) == (True, False, False, True, True)
 
 
 def test_a_renewal_begins_the_lease_anew(registry: Registry, valkey: redis.Redis) -> None:
@@ -160,12 +195,12 @@ def test_an_instance_is_there_while_any_of_its_workers_renews(registry: Registry
 
 
 def test_who_deregisters_takes_nothing_but_its_own_lease(registry: Registry, valkey: redis.Redis) -> None:
-    kept = [A, f"{A}#by=10", f"{A}#weight=2", f"{B}#by=1", "http://10.0.0.1:8080#by=1"]
+    kept = [A, f"{A}#by=10", f"{A}#standby=1", f"{A}#weight=2", f"{B}#by=1", "http://10.0.0.1:8080#by=1"]
     stands(valkey, *kept, f"{A}#by=1", f"{A}/#weight=3&by=1")
 
     registry.deregister("things", f"{A}/", by="1")
 
-    assert {member.decode() for member in valkey.zrange(KEY, 0, -1)} == set(kept)
+    assert standing(valkey) == set(kept)
 
 
 def test_a_new_weight_replaces_the_old_one_of_the_same_worker(registry: Registry, valkey: redis.Redis) -> None:
@@ -174,7 +209,7 @@ def test_a_new_weight_replaces_the_old_one_of_the_same_worker(registry: Registry
 
     registry.register("things", A, weight=2, by="1")
 
-    assert set(valkey.zrange(KEY, 0, -1)) == {f"{A}#weight=3&by=2".encode(), f"{A}#weight=2&by=1".encode()}
+    assert standing(valkey) == {f"{A}#weight=3&by=2", f"{A}#weight=2&by=1"}
 
 
 def test_of_several_weights_of_an_instance_the_largest_counts(registry: Registry, valkey: redis.Redis) -> None:
@@ -320,7 +355,8 @@ def test_no_more_instances_are_taken_than_anybody_has_and_always_the_same(
     registry: Registry, valkey: redis.Redis
 ) -> None:
     numbers = [f"http://10.0.{number // 250}.{number % 250}:80" for number in range(MOST_MEMBERS + 10)]
-    stands(valkey, *numbers)
+    for number, url in enumerate(numbers):
+        stands(valkey, url, for_s=1000 - number)
 
     lines = complaints(registry, looks=2)
 

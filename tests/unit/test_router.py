@@ -110,7 +110,6 @@ def test_a_named_method_goes_before_any_method(runtime: Runtime) -> None:
         ("PATCH", "/things/new", "DELETE, GET, HEAD, OPTIONS, PUT"),
         ("PATCH", "/things", "DELETE, GET, HEAD, OPTIONS, POST"),
         ("HEAD", "/things/7/unknown", "DELETE, OPTIONS"),
-        ("get", "/things/7", "DELETE, GET, HEAD, OPTIONS, PUT"),  # methods are case-sensitive
     ],
 )
 def test_method_that_no_route_takes_is_refused_with_those_that_are(
@@ -120,6 +119,14 @@ def test_method_that_no_route_takes_is_refused_with_those_that_are(
         matched(TABLE, runtime, method, target)
 
     assert refused.value.headers == (("Allow", allow),)
+
+
+def test_methods_are_told_apart_by_case(runtime: Runtime) -> None:
+    exchange = parts.exchange(runtime, "GET", "/things/7")
+    exchange.method = "get"
+
+    with pytest.raises(MethodNotAllowed):
+        TABLE.match(exchange)
 
 
 def test_options_that_no_route_takes_is_answered_with_allow(runtime: Runtime) -> None:
@@ -201,6 +208,41 @@ def test_an_unknown_version_in_the_path_is_refused_and_the_known_ones_are_listed
     assert refused.value.code == "UNKNOWN_VERSION"
 
 
+def versioned(prefix: str) -> Router:
+    """`things` has versions 1 and 3 at `prefix`, `others` versions 1 and 2 at /others."""
+    made = Router()
+    for name, where, versions in (("things", prefix, "13"), ("others", "/others", "12")):
+        for version in versions:
+            service = parts.service(name, version=version)
+            made.add(Route(f"{name} {version}", service, where, where, "/", ("GET",), parts.answering()))
+    return made
+
+
+@pytest.mark.parametrize("prefix", ["/things", "/shop/things"])
+def test_the_versions_of_the_service_that_is_meant_are_listed(runtime: Runtime, prefix: str) -> None:
+    made = versioned(prefix)
+
+    assert matched(made, runtime, "GET", f"/api/v3{prefix}") == "things 3"
+    with pytest.raises(NotFound, match="no version 2 here; known: 1, 3"):
+        matched(made, runtime, "GET", f"/api/v2{prefix}")
+    with pytest.raises(BadRequest, match="must be one of: 1, 3\\."):
+        matched(made, runtime, "GET", prefix, "2")
+    with pytest.raises(BadRequest, match="must be one of: 1, 3, and the path asks for 3"):
+        matched(made, runtime, "GET", f"/api/v3{prefix}", "1")
+    with pytest.raises(NotFound, match="no version 9 here; known: 1, 2, 3"):
+        matched(made, runtime, "GET", "/api/v9/nobody")
+
+
+def test_not_more_than_some_of_many_services_are_listed(runtime: Runtime) -> None:
+    made = Router()
+    for number in range(100):
+        service = parts.service(f"s{number:02}")
+        made.add(Route("x", service, f"/s{number:02}", "", "/", ("GET",), parts.answering()))
+
+    with pytest.raises(NotFound, match=r"there are s00, s01, .*, s19, \.\.\.\."):
+        matched(made, runtime, "GET", "/unknown")
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [
@@ -214,6 +256,29 @@ def test_an_unknown_version_in_the_path_is_refused_and_the_known_ones_are_listed
 def test_two_routes_for_the_same_requests_are_refused(first: tuple[str, str], second: tuple[str, str]) -> None:
     with pytest.raises(ValueError, match="there twice"):
         router(first, second)
+
+
+def test_a_prefix_of_another_service_is_refused_and_a_face_of_it_too() -> None:
+    made = router(("/", "GET"))
+    for prefix in ("", "/v1/a"):
+        made.add(Route("x", OTHERS, prefix, "", "/", ("GET",), parts.answering()))
+
+    with pytest.raises(ValueError, match="/things is claimed by things already"):
+        made.add(Route("x", OTHERS, "/things", "", "/x", ("GET",), parts.answering()))
+    with pytest.raises(ValueError, match="/api/v1/a is claimed by others already"):
+        made.add(Route("x", THINGS, "/a", "", "/", ("GET",), parts.answering()))
+    with pytest.raises(ValueError, match="^/ is claimed by others already"):
+        made.add(Route("x", THINGS, "", "", "/x", ("GET",), parts.answering()))
+
+
+@pytest.mark.parametrize("template", ["/", "/a/b", "/<x>/b", "/<path:rest>", "/a/<path:rest>"])
+@pytest.mark.parametrize("target", ["/things", "/api/v1/things/nothing/here", "/things/a/b"])
+def test_the_service_of_a_path_is_known_whatever_its_routes_are(runtime: Runtime, template: str, target: str) -> None:
+    made = router((template, "PUT"))
+
+    assert made.find_service(parts.exchange(runtime, "GET", target)) is THINGS
+    assert made.find_service(parts.exchange(runtime, "GET", "/others")) is None
+    assert made.find_service(parts.exchange(runtime, "GET", target, {"api-version": "9"})) is None
 
 
 def test_the_same_template_under_two_prefixes_is_two_routes() -> None:

@@ -9,9 +9,10 @@ import pytest
 from limits import parse
 
 from gateway.backend.standing import EjectionRule
-from gateway.services import Address, LoadRule, Service, ServicesError, Sources, load_services
-from gateway.services_file import parse_address, parse_rate
+from gateway.notation import parse_address, parse_rate
+from gateway.services import Address, LoadRule, Service, ServicesError, Sources, configuration_of, load_services
 from gateway.settings import GatewaySettings, service_urls
+from gateway.yaml_file import parse as parse_yaml
 from tests.unit import parts
 
 Load = Callable[..., dict[str, Service]]
@@ -21,7 +22,6 @@ services:
     url: http://127.0.0.1:5005/
     aliases: [student, pupils]
     path: /v2/students/
-    public: true
     roles: [admin, teacher]
     cache: true
     limits:
@@ -95,7 +95,6 @@ def test_everything_in_the_file_is_taken_over(load: Load) -> None:
         sources=Sources((Address("http://127.0.0.1:5005"),)),
         prefixes=("/students",),
         path="/v2/students",
-        is_public=True,
         roles=("admin", "teacher"),
         is_cached=True,
         limits={"default": parse("1000/2hours"), "login": parse("5/second")},
@@ -122,6 +121,88 @@ def test_an_unknown_limit_is_the_default_one(load: Load) -> None:
 
     assert service.limit("login") == parse("5/second")
     assert service.limit("export") == service.limit("default") == parse("1000/2hours")
+
+
+def rules_of(text: str, settings: GatewaySettings) -> dict[str, Service]:
+    """By path, the service as it is for each route of `a`."""
+    configuration = configuration_of(parse_yaml(text, "f"), settings, {})
+    return {rule.template: rule.service for rule in configuration.routes["a"]}
+
+
+@pytest.mark.parametrize(
+    ("service", "route", "is_public", "roles"),
+    [
+        ("cache: false", "cache: true", False, ()),
+        ("public: true", "cache: true", True, ()),
+        ("public: true", "public: false", False, ()),
+        ("public: true", "roles: [x]", False, ("x",)),  # who names roles does not mean everybody
+        ("public: true", "roles: []", False, ()),
+        ("roles: [x]", "cache: true", False, ("x",)),
+        ("roles: [x]", "roles: [y]", False, ("y",)),
+        ("roles: [x]", "roles: []", False, ()),
+        ("roles: [x]", "public: true", True, ()),
+        ("roles: [x]", "public: false", False, ("x",)),
+    ],
+)
+def test_who_may_come_in_is_what_the_route_says_and_else_what_the_service_says(
+    settings: GatewaySettings, service: str, route: str, *, is_public: bool, roles: tuple[str, ...]
+) -> None:
+    rule = rules_of(f"services: {{a: {{url: http://h, {service}, routes: [{{path: /, {route}}}]}}}}", settings)["/"]
+
+    assert (rule.is_public, rule.roles) == (is_public, roles)
+
+
+@pytest.mark.parametrize(
+    ("service", "route", "timeouts"),
+    [
+        ("cache: false", "cache: true", (9, 9)),
+        ("cache: false", "timeout_s: 60", (60, 60)),  # one try may take all of it
+        ("cache: false", "timeout_s: 3", (3, 3)),
+        ("timeout_s: 20, try_timeout_s: 5", "timeout_s: 60", (60, 5)),
+        ("timeout_s: 20, try_timeout_s: 5", "timeout_s: 3", (3, 3)),
+        ("timeout_s: 20, try_timeout_s: 5", "cache: true", (20, 5)),
+    ],
+)
+def test_a_route_that_has_its_own_time_has_it_for_its_tries_too(
+    settings: GatewaySettings, service: str, route: str, timeouts: tuple[float, float]
+) -> None:
+    rule = rules_of(f"services: {{a: {{url: http://h, {service}, routes: [{{path: /, {route}}}]}}}}", settings)["/"]
+
+    assert (rule.timeout_s, rule.try_timeout_s) == timeouts
+
+
+@pytest.mark.parametrize(
+    ("service", "route", "max_body_bytes"),
+    [
+        ("cache: false", "cache: true", 1 << 20),
+        ("max_body: off", "cache: true", None),
+        ("max_body: 'off'", "cache: true", None),  # as editors of YAML 1.2 have it
+        ("max_body: off", "max_body: 5", 5),
+        ("max_body: 5", "max_body: off", None),
+    ],
+)
+def test_the_largest_body_is_what_the_route_says_and_else_what_the_service_says(
+    settings: GatewaySettings, service: str, route: str, max_body_bytes: int | None
+) -> None:
+    rule = rules_of(f"services: {{a: {{url: http://h, {service}, routes: [{{path: /, {route}}}]}}}}", settings)["/"]
+
+    assert rule.max_body_bytes == max_body_bytes
+
+
+def test_a_version_keeps_what_its_service_gives_to_it(load: Load) -> None:
+    services = load("""
+services:
+  a:
+    url: http://a
+    mirror: {service: a@2}
+    split: [{service: b, percent: 1}, {service: a@2, percent: 2}]
+    versions: {2: {url: http://c}, 3: {url: http://d}}
+  b: {url: http://b}
+""")
+
+    assert [share.service for share in services["a"].split] == ["b", "a@2"]
+    assert [share.service for share in services["a@2"].split] == ["b"]
+    assert (services["a@2"].mirror, services["a@3"].mirror) == (None, services["a"].mirror)
 
 
 def test_the_shipped_file_is_valid(settings: GatewaySettings) -> None:
@@ -151,12 +232,21 @@ def test_several_instances_stand_in_a_list_in_the_file_or_by_comma_in_a_variable
     ("entry", "fault"),
     [
         ("{url: 'http://a', instances: ['http://b']}", "needs either url or instances"),
-        ("{instances: ['http://a', 'http://a/']}", "the same instance stands twice"),
+        ("{instances: ['http://a', 'http://a/']}", "http://a stands twice"),
         ("{instances: []}", "needs either url or instances"),
     ],
 )
 def test_addresses_that_make_no_sense_are_told(faults: Callable[[str], list[str]], entry: str, fault: str) -> None:
-    assert faults(f"services: {{things: {entry}}}") == [f"s.yaml:1:12: services.things: {fault}"]
+    (told,) = faults(f"services: {{things: {entry}}}")
+
+    assert told.startswith("s.yaml:1:")
+    assert told.endswith(fault)
+
+
+def test_a_variable_gives_the_address_that_the_file_does_not_have(load: Load) -> None:
+    text = "services: {things: {cache: true}}"
+
+    assert urls_of(load(text, {"things": "http://c:3"})["things"]) == ("http://c:3",)
 
 
 @pytest.mark.parametrize("name", ["students", "student", "pupils"])
@@ -187,7 +277,7 @@ def test_of_several_variables_for_a_service_its_name_wins_and_then_the_first_ali
 
 
 def test_all_wrong_variables_are_told_at_once(faults: Callable[..., list[str]]) -> None:
-    urls = {"students": "nonsense", "grade-books": "ftp://h", "7up": "http://h"}
+    urls = {"students": "nonsense", "grade-books": "ftp://h", "7up": "http://h", "pupils": "http://a,http://a/"}
 
     told = faults(FULL, urls)
 
@@ -195,7 +285,14 @@ def test_all_wrong_variables_are_told_at_once(faults: Callable[..., list[str]]) 
         "STUDENTS_SERVICE_URL",
         "GRADE_BOOKS_SERVICE_URL",
         "7UP_SERVICE_URL",
+        "PUPILS_SERVICE_URL",
     ]
+
+
+def test_wrong_variables_are_told_beside_the_faults_of_the_file(faults: Callable[..., list[str]]) -> None:
+    told = faults("services: {a: {url: 'http://h', cach: true}}", {"b": "nonsense"})
+
+    assert [line.split(" ")[0] for line in told] == ["s.yaml:1:33:", "B_SERVICE_URL:"]
 
 
 def test_variables_are_read_from_the_environment_and_from_env_files(tmp_path: Path) -> None:
@@ -216,14 +313,18 @@ def test_variables_are_read_from_the_environment_and_from_env_files(tmp_path: Pa
         ("# nothing\n", "1:1", "the file"),
         ("- a\n", "1:1", "the file"),
         ("text\n", "1:1", "the file"),
-        ("{}\n", "1:1", "services: Field required"),
+        ("{}\n", "1:1", "services: is missing"),
         ("services:\n", "1:1", "services"),
         ("services: [a]\n", "1:1", "services"),
-        ("services: {}\nextra: 1\n", "2:1", "extra: nobody knows this key; known are pages, services"),
+        ("services: {}\nextra: 1\n", "2:1", "extra: unknown key; allowed here: pages, services"),
         ("services:\n  a:\n", "2:3", "services.a"),
         ("services:\n  a: []\n", "2:3", "services.a"),
         ("services:\n  a: {}\n", "2:3", "services.a: needs either url or instances"),
-        ("services:\n  a: {url: 'http://h', cach: true}\n", "2:24", "known are url, instances"),
+        (
+            "services:\n  a: {url: 'http://h', cach: true}\n",
+            "2:24",
+            "unknown key; did you mean cache? allowed here: url, instances",
+        ),
         ("services:\n  a: {url: h}\n", "2:7", "must be an address like"),
         ("services:\n  a: {url: 'http://h', public: maybe}\n", "2:24", "services.a.public"),
         ("services:\n  a: {url: 'http://h', roles: admin}\n", "2:24", "services.a.roles"),
@@ -231,7 +332,11 @@ def test_variables_are_read_from_the_environment_and_from_env_files(tmp_path: Pa
         ("services:\n  a: {url: 'http://h', limits: {default: 5}}\n", "2:33", "must be a rate like 100/minute"),
         ("services:\n  a: {url: 'http://h', limits: 5/minute}\n", "2:24", "services.a.limits"),
         ("services:\n  a: {url: 'http://h', max_body: 10XB}\n", "2:24", "must be a size like 10MB"),
-        ("services:\n  a: {url: 'http://h', timeout_s: 0}\n", "2:24", "greater than 0"),
+        (
+            "services:\n  a: {url: 'http://h', timeout_s: 0}\n",
+            "2:24",
+            "must be a number above 0, at most 3600 (here: 0)",
+        ),
         ("services:\n  a: {url: 'http://h', timeout_s: soon}\n", "2:24", "services.a.timeout_s"),
         ("services:\n  a: {url: 'http://h', path: x}\n", "2:24", "must begin with a slash"),
         ("services:\n  a: {url: 'http://h', path: '/x?y'}\n", "2:24", "must begin with a slash"),
@@ -283,10 +388,10 @@ def test_a_folder_instead_of_a_file_is_told(tmp_path: Path, settings: GatewaySet
 def test_all_faults_of_a_file_are_told_at_once(faults: Callable[..., list[str]]) -> None:
     told = faults("services:\n  A: {url: 'http://h'}\n  b: {url: x, timeout_s: -1}\n  c: {}\nmore: 1\n")
 
-    assert sorted(line.split(" ")[0] for line in told) == [
+    assert [line.split(" ")[0] for line in told] == [
         "s.yaml:2:3:",
-        "s.yaml:3:15:",
         "s.yaml:3:7:",
+        "s.yaml:3:15:",
         "s.yaml:4:3:",
         "s.yaml:5:1:",
     ]

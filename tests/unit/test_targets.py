@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.problems import BadRequest, NotImplementedProblem, Problem
-from gateway.targets import Target, check_host, parse_target
+from gateway.targets import Target, check_host, parse_target, read_target
 
 HOST = "api.example.org:5001"
 
@@ -111,9 +111,18 @@ def test_malformed_method_is_refused(method: str) -> None:
     assert refused.value.code == "MALFORMED_REQUEST"
 
 
-@pytest.mark.parametrize("method", ["GET", "PROPFIND", "M-SEARCH", "X!#$%&'*+.^_`|~9"])
-def test_any_token_is_a_method(method: str) -> None:
+@pytest.mark.parametrize("method", ["GET", "PUT", "PROPFIND", "M-SEARCH", "X!$%&'*+.^_`|~9", "M" * 20])
+def test_method_may_be_a_token_of_the_usual_kind(method: str) -> None:
     assert parse_target(method, "/", HOST).path == "/"
+
+
+@pytest.mark.parametrize("method", ["get", "Get", "GEt", "GO", "X", "A#B", "M" * 21])
+def test_odd_method_is_refused_and_ends_the_connection(method: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        parse_target(method, "/", HOST)
+
+    assert refused.value.code == "MALFORMED_REQUEST"
+    assert refused.value.headers == (("Connection", "close"),)
 
 
 @pytest.mark.parametrize("raw", ["*", "", HOST, "a/b", "?x", "api.example.org", "ftp://h/", "http:/x", "https:"])
@@ -169,6 +178,128 @@ def test_absolute_form_follows_the_same_rules_for_its_path(rest: str) -> None:
     assert refused.value.code == "UNSAFE_PATH"
 
 
+VERBATIM_ONLY = [
+    ("GET", "/a/../b"),
+    ("GET", "/%2e"),
+    ("GET", "/a\\b"),
+    ("GET", "/a#b"),
+    ("GET", "/%00"),
+    ("GET", "/?%00"),
+    ("GET", "/a%2fb?#"),
+    ("GET", "/..%2fb"),
+    ("GET", "/a%2f..;b"),
+    ("GET", "/%2e%2f"),
+    ("TRACE", "/a%2fb"),
+    ("TRACE", "/"),
+    ("get", "/a%5cb"),
+    ("OPTIONS", "*"),
+    ("GET", "http://other.example/a%2fb"),
+    ("GET", "http://other.example"),
+]
+
+
+@pytest.mark.parametrize(("method", "raw"), VERBATIM_ONLY)
+def test_what_the_parser_takes_passes_a_verbatim_service_only(method: str, raw: str) -> None:
+    fault = read_target(method, raw, HOST).fault
+
+    assert fault is not None
+    assert fault.passes(is_verbatim=True, takes_slashes=False)
+    assert not fault.passes(is_verbatim=False, takes_slashes=True)
+    assert not fault.passes(is_verbatim=False, takes_slashes=False)
+
+
+@pytest.mark.parametrize("path", ["/%2f", "/a%2Fb", "/%5c%5C", "/a%2fb/c%5cd", "/a%2f.b", "/a%2f%252e"])
+def test_encoded_slashes_alone_pass_a_service_that_takes_them(path: str) -> None:
+    fault = read_target("GET", path, HOST).fault
+
+    assert fault is not None
+    assert fault.passes(is_verbatim=False, takes_slashes=True)
+    assert not fault.passes(is_verbatim=False, takes_slashes=False)
+
+
+@pytest.mark.parametrize(
+    ("method", "raw"),
+    [
+        ("CONNECT", "/"),
+        ("CONNECT", HOST),
+        ("CONNECT", "/a%2fb"),
+        ("G T", "/"),
+        ("", "/"),
+        ("GET", "ftp://h/"),
+        ("GET", "a/b"),
+        ("GET", ""),
+        ("GET", f"http://user@{HOST}/"),
+        ("GET", "http:///a%2fb"),
+    ],
+)
+def test_what_can_not_be_passed_on_at_all_passes_nowhere(method: str, raw: str) -> None:
+    fault = read_target(method, raw, HOST).fault
+
+    assert fault is not None
+    assert not fault.passes(is_verbatim=True, takes_slashes=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "raw", "code"),
+    [
+        ("TRACE", "/../%2f?%00", "METHOD_NOT_IMPLEMENTED"),
+        ("get", "*", "MALFORMED_REQUEST"),
+        ("GET", "http://other.example/..", "MALFORMED_HOST"),
+    ],
+)
+def test_of_several_faults_the_first_is_told(method: str, raw: str, code: str) -> None:
+    fault = read_target(method, raw, HOST).fault
+
+    assert fault is not None
+    assert fault.problem.code == code
+
+
+@pytest.mark.parametrize(
+    ("raw", "path", "segments"),
+    [
+        ("/x/../shop", "/x/../shop", ("x", "..", "shop")),
+        ("/shop/%2e%2e/x", "/shop/%2e%2e/x", ("shop", "..", "x")),
+        ("/shop%2fx", "/shop%2fx", ("shop/x",)),
+        ("/shop\\x", "/shop\\x", ("shop\\x",)),
+        ("*", "*", ()),
+        ("http://other.example/a/..", "/a/..", ("a", "..")),
+    ],
+)
+def test_odd_path_has_the_segments_between_its_raw_slashes(raw: str, path: str, segments: tuple[str, ...]) -> None:
+    target = read_target("OPTIONS", raw, HOST)
+
+    assert (target.path, target.segments) == (path, segments)
+
+
+@pytest.mark.parametrize(
+    ("raw", "authority"),
+    [
+        ("/x", None),
+        (f"http://{HOST}/x", None),
+        (f"http://{HOST.upper()}/x", None),
+        ("http://other.example:81/x", "other.example:81"),
+        ("http://user@other.example/x", None),
+    ],
+)
+def test_host_that_an_absolute_form_names_counts_where_it_may_pass(raw: str, authority: str | None) -> None:
+    assert read_target("GET", raw, HOST).authority == authority
+
+
+@pytest.mark.parametrize(
+    ("method", "raw", "expected"),
+    [
+        ("OPTIONS", "*", True),
+        ("OPTIONS", f"http://{HOST}", True),
+        ("OPTIONS", f"http://{HOST}/", False),
+        ("OPTIONS", f"http://{HOST}?", False),
+        ("OPTIONS", "/", False),
+        ("GET", f"http://{HOST}", False),
+    ],
+)
+def test_options_may_ask_about_the_whole_server(method: str, raw: str, *, expected: bool) -> None:
+    assert read_target(method, raw, HOST).is_server_wide is expected
+
+
 HARMLESS = st.text(alphabet="aZ0-._~;=:@!$&'()*+,", max_size=5) | st.sampled_from(["", "%41", "%7e", "%c3%A9", "%zz"])
 HARMLESS_SEGMENT = st.lists(HARMLESS, max_size=3).map("".join).filter(lambda s: s.partition(";")[0] not in (".", ".."))
 PATHS = st.lists(HARMLESS_SEGMENT, min_size=1, max_size=6).map(lambda segments: "/" + "/".join(segments))
@@ -184,6 +315,14 @@ def test_what_is_after_a_prefix_and_the_prefix_make_the_path(path: str, count: i
     assert prefix + after == path
     assert after == "" or after.startswith("/")
     assert parse_target("GET", after or "/", HOST).segments == target.segments[count:]
+
+
+@given(raw=st.text(st.characters(codec="ascii", min_codepoint=0x21, max_codepoint=0x7E), max_size=20))
+def test_path_is_kept_byte_for_byte_whatever_its_fault(raw: str) -> None:
+    target = read_target("GET", f"/{raw}", HOST)
+
+    assert target.raw == f"/{raw}"
+    assert target.segments == tuple(unquote(part) for part in target.path.removesuffix("/").split("/")[1:])
 
 
 PIECES = st.sampled_from(

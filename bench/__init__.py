@@ -1,0 +1,1 @@
+"""Measurements: plain figures and ratios, nothing that passes or fails."""

@@ -1,0 +1,28 @@
+"""What a worker does beside answering: it hears what other workers tell, keeps the instances of services current, and
+checks whether they are well.
+
+Begun in the worker, for no greenlet survives a fork, and before it takes its first request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from gateway.runtime import Runtime
+from gateway.table import Table
+
+
+def start(runtime: Runtime, is_running: Callable[[], bool]) -> None:
+    """Begin, and go on until it `is_running` no longer. Takes two seconds at most: names are looked up first."""
+    runtime.bus.start(is_running)
+    _watch_health(runtime, runtime.table)
+    runtime.followers.append(partial(_watch_health, runtime))
+    runtime.followers.append(runtime.discovery.follow)
+    runtime.checks.start(is_running)
+    runtime.discovery.start(runtime.table, is_running)
+
+
+def _watch_health(runtime: Runtime, table: Table) -> None:
+    runtime.sharing.follow(table.backends)
+    runtime.checks.follow(table.backends)

@@ -1,0 +1,145 @@
+"""Who claims a path? Services claim prefixes, perhaps on certain hosts only, and each prefix under several faces.
+
+`/shop` is also `/api/shop`, and `/api/v1/shop` for the first version; further versions are at `/api/v2/shop` alone. The
+prefix `/` has no other face. A host that is named goes before `*.example.org`, the longer the better, and that before
+no host at all (`matching.host_rank`); where nobody on a host claims the path, the next one is asked.
+
+A path may be claimed once on each host. What is written goes before what is a face: where one service has the prefix
+`/api/shop` and another one `/shop`, the latter is reachable as `/shop` and `/api/v1/shop` only.
+
+A look-up follows the labels of the host and the segments of the path; how many services there are makes no difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
+
+from gateway.matching import check_host_pattern
+from gateway.services_file import FIRST_VERSION
+from gateway.templates import segments_of
+
+T = TypeVar("T")
+ANY_HOST = ""
+
+
+class Claimed(ValueError):
+    """Another service has this prefix, or a face of it."""
+
+    def __init__(self, path: str, owner: str) -> None:
+        super().__init__(f"{path or '/'} is claimed by {owner} already")
+        self.owner = owner
+
+
+@dataclass(slots=True)
+class Mount(Generic[T]):
+    """A prefix on a host: who has it, and what stands there, by version."""
+
+    prefix: str  # "/shop", or "" for all
+    owner: str  # name of a service
+    versions: dict[str, T] = field(default_factory=dict[str, T])
+
+
+class Found(NamedTuple, Generic[T]):
+    """Who claims a path."""
+
+    mount: Mount[T]
+    version: str | None  # that the path says
+    length: int  # of prefix and face, in segments
+
+
+class Lost(NamedTuple):
+    """A face that `owner` does not have, because `winner` has it for a prefix."""
+
+    path: str
+    owner: str
+    winner: str
+
+
+@dataclass(slots=True)
+class _Node(Generic[T]):
+    below: dict[str, _Node[T]] = field(default_factory=dict[str, "_Node[T]"])
+    mount: Mount[T] | None = None
+    version: str | None = None
+    is_face: bool = False
+
+
+def faces(version: str) -> tuple[str, ...]:
+    """What may stand before a prefix."""
+    own = f"/api/v{version}"
+    return ("", "/api", own) if version == FIRST_VERSION else (own,)
+
+
+class Claims(Generic[T]):
+    """All prefixes. Filled first, only read afterwards; greenlets share it without a lock."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[str, _Node[T]] = {}  # by pattern
+        self._mounts: dict[tuple[str, str], Mount[T]] = {}
+        self.lost: list[Lost] = []
+
+    def claim(self, host: str, prefix: str, owner: str, version: str, make: Callable[[], T]) -> T:
+        """What stands at `prefix` for a version of `owner`; made when it is asked for first. Raises `Claimed`."""
+        mount = self._mounts.setdefault((host, prefix), Mount(prefix, owner))
+        if mount.owner != owner:
+            raise Claimed(prefix, mount.owner)
+        if version not in mount.versions:
+            for face in faces(version) if prefix else ("",):
+                self._take(host, face, mount, version)
+            mount.versions[version] = make()
+        return mount.versions[version]
+
+    def find(self, host: str, segments: Sequence[str]) -> Found[T] | None:
+        """Who claims the path for callers that name this `Host`; the longest prefix on the most telling host."""
+        for pattern in self._patterns(host):
+            if (found := self.find_on(pattern, segments)) is not None:
+                return found
+        return None
+
+    def find_on(self, pattern: str, segments: Sequence[str]) -> Found[T] | None:
+        """As `find`, among the services that claim exactly this host pattern."""
+        node = self._hosts.get(pattern)
+        best, length = node, 0
+        for count, segment in enumerate(segments, 1):
+            node = node.below.get(segment) if node else None
+            if node is None:
+                break
+            if node.mount is not None:
+                best, length = node, count
+        return Found(best.mount, best.version, length) if best is not None and best.mount is not None else None
+
+    def _patterns(self, host: str) -> Sequence[str]:
+        """Those that fit, the most telling first; without those by name where nobody claims any."""
+        if len(self._hosts) == (ANY_HOST in self._hosts):
+            return (ANY_HOST,)
+        return [*_spellings(host), ANY_HOST]
+
+    def _take(self, host: str, face: str, mount: Mount[T], version: str) -> None:
+        node = self._hosts.setdefault(host, _Node())
+        path = face + mount.prefix
+        for segment in segments_of(path):
+            node = node.below.setdefault(segment, _Node())
+        if node.mount is not None:
+            if bool(face) == node.is_face:
+                raise Claimed(path, node.mount.owner)
+            winner, loser = (node.mount, mount) if face else (mount, node.mount)
+            self.lost.append(Lost(path, loser.owner, winner.owner))
+            if winner is node.mount:
+                return
+        node.mount, node.is_face = mount, bool(face)
+        node.version = version if face == f"/api/v{version}" else None
+
+
+def _spellings(host: str) -> Iterator[str]:
+    """The patterns that `host` fits, by `matching.host_rank`, the greatest first. None for what is no host's name."""
+    try:
+        normal = check_host_pattern(host)
+    except ValueError:
+        return
+    cut = normal.find(":", normal.find("]") + 1)
+    name, ports = (normal, ("",)) if cut < 0 else (normal[:cut], (normal[cut:], ""))
+    yield from (name + port for port in ports)
+    while not name.startswith("[") and (dot := name.find(".")) > 0:
+        name = name[dot + 1 :]
+        yield from (f"*.{name}{port}" for port in ports)

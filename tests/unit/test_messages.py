@@ -1,0 +1,277 @@
+"""gunicorn's request and answer with what we changed about them, over gunicorn's own parser and a pair of sockets."""
+
+# the stubs are older than gunicorn
+# pyright: reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Generator, Iterable, Iterator
+from itertools import pairwise
+from typing import cast
+
+import pytest
+from gunicorn.config import Config
+from gunicorn.http.errors import InvalidResponseHeader
+from gunicorn.http.unreader import IterUnreader
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.messages import IncomingBody, Request, Response
+
+NEXT = b"GET /next HTTP/1.1\r\n\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+
+
+def parsed(*packets: bytes) -> tuple[Request, IncomingBody]:
+    """A request as it is read from a connection on which these packets come."""
+    request = Request(Config(), IterUnreader(packets), ("127.0.0.1", 1))
+    return request, cast("IncomingBody", request.body)
+
+
+def post(fields: bytes, *packets: bytes) -> tuple[Request, IncomingBody]:
+    return parsed(b"POST / HTTP/1.1\r\nHost: h\r\n" + fields + b"\r\n", *packets)
+
+
+def pieces_of(body: IncomingBody, size: int = 1 << 16) -> list[bytes]:
+    return list(iter(lambda: body.read1(size), b""))
+
+
+def test_request_remembers_its_fields_as_they_stood_on_the_wire() -> None:
+    head = b"hOsT: h\r\nX-Same: 1\r\nX_Under: \xe9\r\nx-same:2"
+
+    request, _ = parsed(b"GET / HTTP/1.1\r\n" + head[:20], head[20:] + b"\r\n\r\n")
+
+    assert request.head == head
+
+
+def test_trailer_fields_are_not_taken_for_fields_of_the_head() -> None:
+    request, body = post(CHUNKED, b"1\r\nx\r\n0\r\nX-Trailer: 1\r\n\r\n")
+
+    assert pieces_of(body) == [b"x"]
+    assert b"X-Trailer" not in request.head
+
+
+@pytest.mark.parametrize(
+    ("fields", "packets", "pieces"),
+    [
+        pytest.param(b"Content-Length: 6\r\n", [b"on", b"e", b"two"], [b"on", b"e", b"two"], id="length"),
+        pytest.param(CHUNKED, [b"3\r\none\r\n", b"3\r\ntwo\r\n", b"0\r\n\r\n"], [b"one", b"two"], id="chunks"),
+        pytest.param(CHUNKED, [b"6\r\n", b"on", b"et", b"wo\r\n0\r\n\r\n"], [b"on", b"et", b"wo"], id="within a chunk"),
+    ],
+)
+def test_body_is_read_as_it_comes(fields: bytes, packets: list[bytes], pieces: list[bytes]) -> None:
+    _, body = post(fields, *packets)
+
+    assert pieces_of(body) == pieces
+
+
+@pytest.mark.parametrize(("fields", "packet"), [(b"Content-Length: 6\r\n", b"one"), (CHUNKED, b"3\r\none\r\n")])
+def test_reading_does_not_wait_for_more_than_is_there(fields: bytes, packet: bytes) -> None:
+    def packets() -> Iterator[bytes]:
+        yield b"POST / HTTP/1.1\r\nHost: h\r\n" + fields + b"\r\n"
+        yield packet
+        raise AssertionError("waited")
+
+    request = Request(Config(), IterUnreader(packets()), ("127.0.0.1", 1))
+
+    assert cast("IncomingBody", request.body).read1(1 << 16) == b"one"
+
+
+def cut(raw: bytes, places: Iterable[int]) -> list[bytes]:
+    ends = sorted({place % (len(raw) + 1) for place in places} | {0, len(raw)})
+    return [raw[start:end] for start, end in pairwise(ends)]
+
+
+@given(
+    chunks=st.lists(st.binary(min_size=1, max_size=40), max_size=6),
+    places=st.lists(st.integers(0, 1000), max_size=8),
+    size=st.integers(1, 50),
+    is_chunked=st.booleans(),
+)
+def test_body_is_whole_and_what_follows_it_is_left_however_it_is_cut(
+    chunks: list[bytes], places: list[int], size: int, *, is_chunked: bool
+) -> None:
+    content = b"".join(chunks)
+    fields = CHUNKED if is_chunked else b"Content-Length: %d\r\n" % len(content)
+    framed = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in [*chunks, b""])
+    request, body = post(fields, *cut((framed if is_chunked else content) + NEXT, places))
+
+    pieces = pieces_of(body, size)
+
+    assert b"".join(pieces) == content
+    assert all(0 < len(piece) <= size for piece in pieces)
+    assert body.is_at_end
+    rest = request.unreader.read(len(NEXT))
+    assert rest == NEXT
+
+
+def test_rest_of_a_body_that_was_begun_piece_by_piece_can_be_read_at_once() -> None:
+    for fields, framed in [(b"Content-Length: 6\r\n", b"onetwo"), (CHUNKED, b"6\r\nonetwo\r\n0\r\n\r\n")]:
+        _, body = post(fields, framed)
+
+        assert (body.read1(2), body.read()) == (b"on", b"etwo")
+
+
+@pytest.mark.parametrize("packets", [[b"3\r\non"], [b"x\r\n"], [b"3\r\nonetwo"], [b"3\r\none\r\n0\r\n"]], ids=repr)
+def test_torn_or_malformed_chunk_fails_and_the_connection_is_not_used_again(packets: list[bytes]) -> None:
+    _, body = post(CHUNKED, *packets)
+
+    with pytest.raises(Exception):  # noqa: B017, PT011 - gunicorn has a kind for each
+        pieces_of(body)
+
+    assert body.failed
+    assert not body.is_at_end
+
+
+def test_reader_that_is_killed_leaves_a_connection_that_is_not_used_again() -> None:
+    def packets() -> Iterator[bytes]:
+        yield b"POST / HTTP/1.1\r\nHost: h\r\n" + CHUNKED + b"\r\n"
+        raise KeyboardInterrupt
+
+    request = Request(Config(), IterUnreader(packets()), ("127.0.0.1", 1))
+    body = cast("IncomingBody", request.body)
+
+    with pytest.raises(KeyboardInterrupt):
+        body.read1(1)
+
+    assert body.failed
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (b"Expect: 100-continue\r\nContent-Length: 4\r\n", True),
+        (b"Expect: 100-Continue\r\n" + CHUNKED, True),
+        (b"Expect: 100-continue\r\nContent-Length: 0\r\n", False),
+        (b"Expect: 100-continue\r\n", False),
+        (b"Content-Length: 4\r\n", False),
+    ],
+)
+def test_body_is_awaited_where_the_caller_holds_it_back(fields: bytes, *, expected: bool) -> None:
+    _, body = post(fields)
+
+    assert body.is_awaited is expected
+
+
+Sockets = tuple[socket.socket, socket.socket]
+"""The server's end of a connection and the caller's."""
+
+
+@pytest.fixture
+def sockets() -> Generator[Sockets]:
+    ours, callers = socket.socketpair()
+    callers.settimeout(0.2)
+    with ours, callers:
+        yield ours, callers
+
+
+def answering(ours: socket.socket, fields: bytes = b"", *packets: bytes, version: bytes = b"1.1") -> Response:
+    request = Request(
+        Config(), IterUnreader([b"POST / HTTP/%b\r\n" % version + fields + b"\r\n", *packets]), ("127.0.0.1", 1)
+    )
+    return Response(request, ours, Config())
+
+
+def heard(callers: socket.socket) -> bytes:
+    try:
+        return callers.recv(65536)
+    except TimeoutError:
+        return b""
+
+
+def answer(response: Response, *headers: tuple[str, str], body: bytes = b"ok") -> None:
+    response.start_response("200 OK", [*headers, ("Content-Length", str(len(body)))])
+    response.write(body)
+    response.close()
+
+
+def test_answer_without_a_date_gets_the_servers_own(sockets: Sockets) -> None:
+    answer(answering(sockets[0]), ("Server", "theirs"))
+
+    head = heard(sockets[1])
+    assert head.count(b"Date: ") == head.count(b"Server: gunicorn") == 1
+    assert b"theirs" not in head
+
+
+def test_answer_with_a_date_speaks_for_itself(sockets: Sockets) -> None:
+    answer(answering(sockets[0]), ("X-A", "1"), ("dATE", "then"), ("X-B", "2"), ("sERVER", "theirs"))
+
+    head = heard(sockets[1])
+    assert b"\r\nX-A: 1\r\ndATE: then\r\nX-B: 2\r\nsERVER: theirs\r\nContent-Length: 2\r\n\r\nok" in head
+    assert b"gunicorn" not in head
+    assert head.lower().count(b"date:") == 1
+
+
+@pytest.mark.parametrize("name", ["Date", "Server"])
+def test_field_that_would_break_out_of_its_line_is_refused(sockets: Sockets, name: str) -> None:
+    with pytest.raises(InvalidResponseHeader):
+        answer(answering(sockets[0]), ("Date", "then"), (name, "x\r\nX-Injected: 1"))
+
+    assert heard(sockets[1]) == b""
+
+
+@pytest.mark.parametrize("value", ["close", "Close"])
+def test_application_may_end_the_connection(sockets: Sockets, value: str) -> None:
+    response = answering(sockets[0])
+
+    answer(response, ("Connection", value))
+
+    assert response.should_close()
+    assert heard(sockets[1]).count(b"Connection: close\r\n") == 1
+
+
+def test_caller_is_told_to_go_on_when_its_body_is_read(sockets: Sockets) -> None:
+    response = answering(sockets[0], b"Expect: 100-continue\r\nContent-Length: 4\r\n", b"bo", b"dy")
+    body = cast("IncomingBody", response.req.body)
+    before = heard(sockets[1])
+
+    pieces = pieces_of(body)
+    told = heard(sockets[1])
+    answer(response)
+
+    assert before == b""
+    assert (pieces, told) == ([b"bo", b"dy"], b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert not response.should_close()
+
+
+def test_caller_is_not_told_twice(sockets: Sockets) -> None:
+    response = answering(sockets[0], b"Expect: 100-continue\r\nContent-Length: 4\r\n", b"body")
+
+    response.tell(100, ())
+    pieces_of(cast("IncomingBody", response.req.body))
+
+    assert heard(sockets[1]).count(b"100 Continue") == 1
+
+
+def test_connection_ends_with_an_answer_to_a_caller_who_was_not_told_to_go_on(sockets: Sockets) -> None:
+    response = answering(sockets[0], b"Expect: 100-continue\r\nContent-Length: 4\r\n")
+
+    answer(response)
+
+    assert response.should_close()
+    head = heard(sockets[1])
+    assert b"100 Continue" not in head
+    assert b"Connection: close" in head
+
+
+def test_interim_answer_is_sent_with_its_fields(sockets: Sockets) -> None:
+    answering(sockets[0]).tell(103, [("Link", "</a>"), ("Link", "</b>")])
+
+    assert heard(sockets[1]) == b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nLink: </b>\r\n\r\n"
+
+
+def test_no_interim_answer_is_sent_after_the_final_one_has_begun(sockets: Sockets) -> None:
+    response = answering(sockets[0])
+    answer(response)
+    heard(sockets[1])
+
+    response.tell(103, ())
+
+    assert heard(sockets[1]) == b""
+
+
+def test_caller_of_http_1_0_gets_no_interim_answer(sockets: Sockets) -> None:
+    answering(sockets[0], version=b"1.0").tell(103, ())
+
+    assert heard(sockets[1]) == b""

@@ -1,0 +1,185 @@
+"""One request over a pooled connection: framing, a body that streams, TLS. A service played by hand answers."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import ipaddress
+import ssl
+from collections.abc import Generator
+from pathlib import Path
+
+import gevent
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from gateway.backend.transport import RawTargetAdapter, fields_of, prepare, raw_answer
+from gateway.body import Body
+from tests.support import http1
+from tests.support.scripted import Peer, Scripted
+
+Pairs = list[tuple[str, str]]
+
+
+def body_of(content: bytes, *, length: int | None, is_verbatim: bool = False) -> Body:
+    body = Body(io.BytesIO(content), length, is_verbatim=is_verbatim)
+    body.pass_through(None)
+    return body
+
+
+@pytest.fixture
+def adapter() -> Generator[RawTargetAdapter]:
+    made = RawTargetAdapter(1)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def service() -> Generator[Scripted]:
+    with Scripted() as made:
+        yield made
+    assert made.errors == []
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "length", "is_verbatim", "framing"),
+    [
+        ("GET", [], 0, False, []),
+        ("POST", [], 0, False, [("Content-Length", "0")]),
+        ("POST", [], 0, True, []),
+        ("POST", [("content-length", "0")], 0, True, [("content-length", "0")]),
+        ("GET", [("content-length", "99")], 4, True, [("content-length", "4")]),
+        ("GET", [], 4, False, [("Content-Length", "4")]),
+        ("GET", [], None, False, [("Transfer-Encoding", "chunked")]),
+        ("POST", [("Content-Length", "4")], None, True, [("Transfer-Encoding", "chunked")]),
+    ],
+)
+def test_body_is_framed_once_and_by_us(
+    adapter: RawTargetAdapter,
+    service: Scripted,
+    method: str,
+    given: Pairs,
+    length: int | None,
+    *,
+    is_verbatim: bool,
+    framing: Pairs,
+) -> None:
+    seen: list[tuple[http1.Head, bytes]] = []
+
+    def act(peer: Peer) -> None:
+        seen.append(peer.request())
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    service.act = act
+    body = body_of(b"" if length == 0 else b"body", length=length, is_verbatim=is_verbatim)
+
+    raw = raw_answer(
+        adapter.send(prepare(method, service.url, "/x", [*given, ("X-A", "1")], body), stream=True, timeout=5)
+    )
+
+    ((head, arrived),) = seen
+    assert raw.status == 200
+    assert [pair for pair in head.headers if pair[0].lower() in ("content-length", "transfer-encoding")] == framing
+    assert arrived == (b"" if length == 0 else b"body")
+
+
+@pytest.mark.parametrize("target", ["*", "/a/../b?%zz", "//x", "/http://elsewhere.example:1/"])
+def test_target_goes_out_as_it_is_to_where_the_service_is(
+    adapter: RawTargetAdapter, service: Scripted, target: str
+) -> None:
+    seen: list[str] = []
+
+    def act(peer: Peer) -> None:
+        seen.append(peer.request()[0].start)
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    service.act = act
+
+    adapter.send(prepare("OPTIONS", service.url, target, [], body_of(b"", length=0)), stream=True, timeout=5)
+
+    assert seen == [f"OPTIONS {target} HTTP/1.1"]
+
+
+def test_fields_of_an_answer_keep_their_order(adapter: RawTargetAdapter, service: Scripted) -> None:
+    def act(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nX-A: 1\r\nX-B: 2\r\nx-a: 3\r\nContent-Length: 0\r\n\r\n")
+
+    service.act = act
+
+    raw = raw_answer(adapter.send(prepare("GET", service.url, "/", [], body_of(b"", length=0)), stream=True, timeout=5))
+
+    assert fields_of(raw) == [("X-A", "1"), ("X-B", "2"), ("x-a", "3"), ("Content-Length", "0")]
+
+
+class Slow(io.BytesIO):
+    """A caller that takes its time."""
+
+    def read1(self, size: int | None = -1, /) -> bytes:
+        gevent.sleep(0.4)
+        return super().read1(size)
+
+
+@pytest.mark.parametrize("interim", [b"", b"HTTP/1.1 102 Processing\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"])
+def test_time_for_an_answer_begins_when_the_body_is_out(
+    adapter: RawTargetAdapter, service: Scripted, interim: bytes
+) -> None:
+    def act(peer: Peer) -> None:
+        peer.head()
+        peer.send(interim)
+        peer.exactly(4)
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    service.act = act
+    body = Body(Slow(b"body"), 4)
+    body.pass_through(None)
+
+    response = adapter.send(prepare("PUT", service.url, "/", [], body), stream=True, timeout=0.2)
+
+    assert raw_answer(response).status == 200
+
+
+@pytest.mark.parametrize("length", [None, 200_000])
+def test_body_streams_through_tls_too(adapter: RawTargetAdapter, tmp_path: Path, length: int | None) -> None:
+    content = b"x" * 200_000
+    seen: list[bytes] = []
+
+    def act(peer: Peer) -> None:
+        seen.append(peer.request()[1])
+        peer.send(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    certificate, context = tls(tmp_path)
+    with Scripted(tls=context) as service:
+        service.act = act
+        request = prepare("PUT", service.url, "/", [], body_of(content, length=length))
+        raw = raw_answer(adapter.send(request, stream=True, timeout=5, verify=str(certificate)))
+        answer = raw.read()
+
+    assert (raw.status, answer) == (200, b"ok")
+    assert seen == [content]
+    assert service.errors == []
+
+
+def tls(directory: Path) -> tuple[Path, ssl.SSLContext]:
+    """A certificate for 127.0.0.1 that vouches for itself, and what a server needs to show it."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(names, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    file, key_file = directory / "certificate.pem", directory / "key.pem"
+    file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file, key_file)
+    return file, context
