@@ -18,6 +18,7 @@ run: .venv/.embedded ## Run the whole system here: gateway on 5001, data in var/
 
 test: .venv/.test lint ## Everything: lint, types, contracts, unit, integration, contract and end-to-end tests
 	@deploy/tools.sh
+	$(PY) -m gateway test gateway/cases.yaml
 	$(PY) -m pytest $(TESTS) -n $(JOBS)
 
 lint: .venv/.test ## Only the checks that run nothing

@@ -1,10 +1,10 @@
 """gunicorn's gevent worker with four changes.
 
 Requests and answers are those of `messages`. What gunicorn's parser refuses is answered in our error shape, not as
-HTML. A worker that stops waits for connections that
-idle between two requests for two seconds, not for the whole keep-alive time: a caller that is busy sends its next
-request by then, is answered with `Connection: close`, and so loses nothing. And a caller who pauses for too long in
-the middle of a body or an answer is cut off: gunicorn itself would wait for ever.
+HTML. A worker that stops waits for connections that idle between two requests for two seconds, not for the whole
+keep-alive time: a caller that is busy sends its next request by then, is answered with `Connection: close`, and so
+loses nothing. And a caller who pauses for too long in the middle of a body or an answer is cut off: gunicorn itself
+would wait for ever.
 """
 
 from __future__ import annotations

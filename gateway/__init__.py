@@ -100,7 +100,6 @@ def create_app(given: GatewaySettings | None = None) -> Flask:
         app.register_blueprint(bp)
     pages.init_app(app)
     operations.init_app(app, explanations.bp, registrations.bp, drains.bp)
-    registrations.init_app(app)
     cli.init_app(app, chosen, create_app)
     app.wsgi_app = Edge(app.wsgi_app, parts)
     return app

@@ -20,7 +20,8 @@ from typing import ClassVar
 
 from flask import Flask
 
-from gateway.explaining import Explanation, explain
+from gateway.explaining import explain
+from gateway.explanation import Explanation
 from gateway.rehearsing import Rehearsal
 
 Fields = Mapping[str, str | None]
@@ -92,7 +93,7 @@ def failures_of(expected: Expected, explanation: Explanation) -> Iterator[str]:
 
 def _unlike_field(key: str, name: str, wanted: str | None, pairs: Iterable[tuple[str, str]]) -> Iterator[str]:
     found = [value for other, value in pairs if other.lower() == name.lower()]
-    if wanted is None or wanted not in found:
+    if wanted not in found:
         yield from _unlike(key, wanted or "", ", ".join(found))
 
 

@@ -18,101 +18,32 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from flask import Flask
-from pydantic import TypeAdapter
 
-from common.codes import CODES
-from common.problems import Problem, for_status
+from common import deadlines
+from common.problems import GatewayTimeout, Problem, for_status
+from gateway.backend.fallback import REPLACED
 from gateway.backend.health import row_of
 from gateway.backend.instance import Instance
 from gateway.blueprints import is_own_page
 from gateway.edge import check_target, exchange_of
 from gateway.exchange import Exchange
+from gateway.explanation import Explanation, Step
 from gateway.forwarding import outgoing_fields, outgoing_target
-from gateway.incidents import own_file, place_of
 from gateway.policies.layers import Answers, Layer, layers
 from gateway.rehearsing import HeaderPairs, Rehearsal, environ_of
-from gateway.rewriting import HeaderChanges
 from gateway.router import Candidate, Route
 from gateway.runtime import runtime_of
 from gateway.services import NO_CHANGES
+from gateway.whence import own_file, place_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-Outcome = Literal["passes", "refuses", "answers"]
-
 REQUEST_ID = "explain"
-NOT_SHOWN = "(not shown)"
-_SECRET_FIELDS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What one part of the gateway says."""
-
-    part: str  # parser, edge, page, router, a policy's name, backend
-    outcome: Outcome
-    words: str
-    place: str = ""  # file:line of the configuration or the code that says so
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """What would become of a request. `status` 0: the service's to say."""
-
-    method: str
-    target: str
-    status: int
-    code: str
-    route: str
-    service: str
-    instance: str
-    instances: tuple[tuple[str, str], ...]  # address and state of each, where the request gets that far
-    outgoing: str  # what the service would be asked for, "" if nothing
-    outgoing_headers: HeaderPairs
-    response_headers: HeaderChanges  # what would be changed of the answer
-    location: str  # of a redirect
-    passed_over: tuple[str, ...]  # candidates that lost, each with the reason
-    steps: tuple[Step, ...]
-
-    @property
-    def decided_by(self) -> str:
-        """The part that refuses or answers, "" where the request passes."""
-        return next((step.part for step in self.steps if step.outcome != "passes"), "")
-
-    @property
-    def passes(self) -> bool:
-        return not self.decided_by
-
-    @property
-    def way_out(self) -> str:
-        return way_out(self.code)
-
-    @property
-    def shown_headers(self) -> HeaderPairs:
-        """`outgoing_headers` without credentials."""
-        pairs = self.outgoing_headers
-        return tuple((name, NOT_SHOWN if name.lower() in _SECRET_FIELDS else value) for name, value in pairs)
-
-    def to_dict(self) -> dict[str, object]:
-        """For JSON, without credentials."""
-        more = {"outgoing_headers": self.shown_headers, "decided_by": self.decided_by, "way_out": self.way_out}
-        return {**asdict(self), **more}
-
-
-def from_dict(read: object) -> Explanation:
-    """An explanation, as `to_dict` gave it and JSON brought it."""
-    return TypeAdapter(Explanation).validate_python(read)
-
-
-def way_out(code: str) -> str:
-    """What to do about a problem, "" for a code that is not ours."""
-    return next((known.way_out for known in CODES if known.name == code), "")
 
 
 class _Sketch:
@@ -183,6 +114,9 @@ def _ask_pages(app: Flask, environ: WSGIEnvironment, sketch: _Sketch, exchange: 
     context.match_request()
     request = context.request
     if not is_own_page(app, exchange, request):
+        return
+    if exchange.target.fault is not None:  # which the edge let pass for a service
+        sketch.refused("page", exchange.target.fault.problem)
         return
     if request.endpoint is None:
         sketch.refused("page", for_status(405, ""))
@@ -270,6 +204,10 @@ def _ask_backend(sketch: _Sketch, exchange: Exchange) -> None:
     sketch.instances = tuple((instance.url, state_of(instance)) for instance in backend.instances)
     place = exchange.table.configuration.place(backend.service)
     asked = f"{exchange.method} {sketch.outgoing}"
+    if not exchange.service.is_verbatim and deadlines.parse(exchange.headers.get(deadlines.HEADER.lower())) == 0:
+        over = GatewayTimeout("The time for this request was over before its work began.", code="DEADLINE_EXCEEDED")
+        sketch.refused("backend", over, place)
+        return
     if not backend.instances and not sketch.may_look:
         sketch.passed("backend", f"{asked} to one of {', '.join(backend.service.sources.texts)}", place)
         return
@@ -279,9 +217,27 @@ def _ask_backend(sketch: _Sketch, exchange: Exchange) -> None:
     try:
         sketch.instance = backend.would_pick(exchange.caller_key).url
     except Problem as problem:
-        sketch.refused("backend", problem, place)
+        _fall_back(sketch, exchange, problem, place)
         return
     sketch.passed("backend", f"{asked} to {sketch.instance}, by {backend.service.balance}", place)
+    if mirror := exchange.service.mirror:
+        sketch.passed("mirror", f"{mirror.percent:g} % of such requests are copied to {mirror.service}", place)
+
+
+def _fall_back(sketch: _Sketch, exchange: Exchange, problem: Problem, place: str) -> None:
+    """What stands in for a problem; a kept answer is not looked for."""
+    fallback = exchange.service.fallback
+    if fallback is None or exchange.method not in ("GET", "HEAD") or problem.status not in REPLACED:
+        sketch.refused("backend", problem, place)
+        return
+    words = f"{problem.status} {problem.code}: {problem.detail}"
+    if fallback.status is None:
+        sketch.refused("backend", problem, place)
+        sketch.passed("fallback", "a kept answer would stand in, if there is one", place)
+    else:
+        sketch.passed("backend", words, place)
+        which = "a kept answer, else the fixed one" if fallback.is_stale else "the fixed answer"
+        sketch.answered("fallback", fallback.status, f"{which} of the services file stands in", place)
 
 
 def state_of(instance: Instance) -> str:

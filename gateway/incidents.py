@@ -16,11 +16,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from types import TracebackType
 from typing import cast
 
 import orjson
@@ -32,6 +29,7 @@ from common.problems import Problem
 from gateway.exchange import EXCHANGE, Exchange
 from gateway.router import VERSION_FIELDS
 from gateway.shared import PREFIX
+from gateway.whence import Whence, deepest_place
 
 log = structlog.get_logger("incidents")
 
@@ -65,22 +63,7 @@ redis.call('EXPIRE', KEYS[2], kept_s)
 _TEXTS = f"{PREFIX}:incidents"
 _TIMES = f"{PREFIX}:incidents:times"
 
-_ROOT = Path(__file__).resolve().parents[1]
-_WHO_REFUSES = (
-    "gateway/policies/", "gateway/backend/", "gateway/blueprints/", "gateway/router.py", "gateway/targets.py",
-    "gateway/edge.py", "gateway/forwarding.py",
-)  # fmt: skip
-
-
 Notes = Mapping[str, str | int | float]
-
-
-@dataclass(frozen=True, slots=True)
-class Whence:
-    """Where a problem came from."""
-
-    place: str  # the code that refused, file:line
-    reason: str  # class of the error behind it, "" where the refusal stands for itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +124,7 @@ class Incidents:
         self._note(
             problem,
             exchange.request_id,
-            Whence(place_of(error or problem), _reason(error or problem)),
+            Whence.of(error or problem),
             Asked(
                 exchange.method,
                 exchange.target.path[:LONGEST_TEXT],
@@ -163,11 +146,11 @@ class Incidents:
             for key in ("REQUEST_METHOD", "RAW_URI", "HTTP_HOST", "REMOTE_ADDR")
         )
         asked = Asked(method, target.partition("?")[0], host, caller=caller)
-        self._note(problem, request_id, Whence(place_of(problem), _reason(problem)), asked)
+        self._note(problem, request_id, Whence.of(problem), asked)
 
     def note_unread(self, problem: Problem, request_id: str, caller: str, error: BaseException) -> None:
         """Remember what the server's parser refused: of such a request nothing is known but who sent it."""
-        whence = Whence(_deepest(error.__traceback__), type(error).__name__)
+        whence = Whence(deepest_place(error), type(error).__name__)
         self._note(problem, request_id, whence, Asked(caller=caller))
 
     def _note(
@@ -241,39 +224,3 @@ def from_json(text: bytes) -> Incident:
     asked = read.pop("asked")
     roles = tuple(asked.pop("roles"))
     return Incident(whence=Whence(**read.pop("whence")), asked=Asked(roles=roles, **asked), **read)
-
-
-def place_of(error: BaseException) -> str:
-    """`file:line` of the deepest line of those who refuse requests, in the traceback of `error`; "" for none."""
-    found = ""
-    for file, line in _lines(error.__traceback__):
-        own = own_file(file)
-        if own.startswith(_WHO_REFUSES):
-            found = f"{own}:{line}"
-    return found
-
-
-def _deepest(trace: TracebackType | None) -> str:
-    """`file:line` of the deepest line of all, the file by its last three parts."""
-    file, line = next(reversed([*_lines(trace)]), ("", 0))
-    return f"{'/'.join(Path(file).parts[-3:])}:{line}" if file else ""
-
-
-def _lines(trace: TracebackType | None) -> Iterator[tuple[str, int]]:
-    while trace is not None:
-        yield trace.tb_frame.f_code.co_filename, trace.tb_lineno
-        trace = trace.tb_next
-
-
-@cache
-def own_file(name: str) -> str:
-    """A file of ours as seen from the repository's root, "" for those of others."""
-    path = Path(name).resolve()
-    return path.relative_to(_ROOT).as_posix() if path.is_relative_to(_ROOT) else ""
-
-
-def _reason(error: BaseException) -> str:
-    innermost = error
-    while innermost.__cause__ is not None:
-        innermost = innermost.__cause__
-    return "" if isinstance(innermost, Problem) else type(innermost).__name__

@@ -220,8 +220,8 @@ def configuration_of(file: YamlFile, settings: GatewaySettings, urls: Mapping[st
     sound = advice.sound(file)
     entries = dict(sound.entries.services)
     wrong_variables = _lay_over(entries, urls)
-    read = sound.entries.model_copy(update={"services": entries})
-    found = advice.faults(read, sound.damaged, request_timeout_s=settings.request_timeout)
+    whole = sound.entries.model_copy(update={"services": entries})
+    found = advice.faults(whole, sound.damaged, request_timeout_s=settings.request_timeout)
     problems = [*advice.texts(file, [*file.faults, *sound.findings, *found]), *wrong_variables]
     if problems:
         raise ServicesError(problems)
@@ -233,7 +233,7 @@ def configuration_of(file: YamlFile, settings: GatewaySettings, urls: Mapping[st
             routes[service.key] = tuple(
                 _route(service, route, file, position) for position, route in enumerate(entry.routes)
             )
-    return Configuration(file, read, services, routes, tuple(advice.texts(file, advice.warnings(read))))
+    return Configuration(file, whole, services, routes, tuple(advice.texts(file, advice.warnings(whole))))
 
 
 def _lay_over(entries: dict[str, ServiceEntry], urls: Mapping[str, str]) -> list[str]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from gateway.explaining import Explanation, Step
+from gateway.explanation import Explanation, Step
 
 
 def verdict(explanation: Explanation) -> str:

@@ -12,8 +12,7 @@ from gateway.yaml_file import Location
 
 Schema = Mapping[str, Any]
 
-_LEAST = {"minimum": "{} or more", "exclusiveMinimum": "above {}"}
-_WORD = {False: "false", True: "true"}
+_LEAST = {"minimum": "of {} or more", "exclusiveMinimum": "above {}"}
 
 
 def words(location: Location) -> str:
@@ -106,6 +105,7 @@ def _bounds(schema: Schema) -> str:
 
 
 def _paths(path: str, schema: Schema, above: tuple[str, ...]) -> Iterator[str]:
+    """Of `schema`, which stands at `path`, and of all below it but what is `above` already."""
     for option in _options(schema):
         title = str(option.get("title", ""))
         if title in above:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher, get_close_matches
 from typing import NamedTuple
 
-from gateway.services_file import FIRST_VERSION, RouteEntry, Rules, ServiceEntry
+from gateway.services_file import RouteEntry, Rules, ServiceEntry
 from gateway.yaml_file import KeyFault, Location, Place, YamlFile
 
 MOST_LISTED = 50
@@ -78,4 +78,4 @@ def routes_of(entry: ServiceEntry) -> Iterator[tuple[Location, RouteEntry]]:
 def service_keys(name: str, entry: ServiceEntry) -> Iterator[str]:
     """`products` and `products@2`, by which others name it."""
     yield name
-    yield from (f"{name}@{version}" for version in entry.versions if version != FIRST_VERSION)
+    yield from (f"{name}@{version}" for version in entry.versions)

@@ -45,10 +45,9 @@ def prefixes_of(name: str, entry: ServiceEntry) -> list[tuple[str, Location]]:
 def faults(entries: ServicesFile, damaged: Mapping[str, frozenset[str]]) -> Iterator[Finding]:
     if entries.pages == "public" and "pages" not in damaged.get(WHOLE, ()):
         yield from _hidden_by_pages(entries.services)
+    unsure = [name for name, keys in damaged.items() if not keys.isdisjoint({"prefixes", "hosts"})]
     refused: list[Finding] = []
-    claims_of(
-        entries.services, refused, [name for name in damaged if not damaged[name].isdisjoint({"prefixes", "hosts"})]
-    )
+    claims_of(entries.services, refused, unsure)
     yield from refused
 
 
@@ -74,11 +73,7 @@ def warnings(entries: ServicesFile, claims: Claims[str]) -> Iterator[Finding]:
             if not prefix and entries.pages == "public":
                 words = f"{OWN_PAGES} are the gateway's own; pages: operations hides these"
                 yield Finding(location, words)
-            for coded, above in _coded_above(prefix, entries.services):
-                words = f"takes what is below {above} from {coded}, whose rules are in gateway/blueprints/{coded}.py"
-                yield Finding(location, words)
-
-
-def _coded_above(prefix: str, entries: Mapping[str, ServiceEntry]) -> Iterator[tuple[str, str]]:
-    for coded in CODED.keys() & entries.keys():
-        yield from ((coded, prefix) for above in CODED[coded] if prefix.startswith(f"{above}/"))
+            for coded in CODED.keys() & entries.services.keys():
+                if any(prefix.startswith(f"{above}/") for above in CODED[coded]):
+                    words = f"takes {prefix} from {coded}, whose rules are in gateway/blueprints/{coded}.py"
+                    yield Finding(location, words)

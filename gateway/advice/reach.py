@@ -18,7 +18,7 @@ from gateway.matching import Condition, Conditions, host_matches
 from gateway.services_file import CODED, RouteEntry, ServiceEntry
 from gateway.templates import Precedence, Templates, precedence, segments_of
 
-_FRESH = "\0"  # a segment, and a method, that no file can name
+_FRESH = "\0"  # a segment that no file can name
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ class Backend:
         """Whom the next request would go to; nothing changes by asking. Raises what `send` would."""
         candidates = electable(self._admitting(), time.monotonic())
         if not candidates:
-            raise self._nobody()
+            raise self._nobody(is_asked=False)
         return copy.deepcopy(self._balancer).pick(candidates, key)
 
     def _send(self, call: Call) -> Answer:
@@ -171,7 +171,7 @@ class Backend:
         """Who may get a request just now, as far as breakers and operators say."""
         return [instance for instance in self.instances if instance.admits]
 
-    def _nobody(self) -> Problem:
+    def _nobody(self, *, is_asked: bool = True) -> Problem:
         """What is told where no instance may get a request."""
         if all(instance.standing.is_draining for instance in self.instances):
             return ServiceUnavailable(
@@ -179,7 +179,8 @@ class Backend:
                 code="NO_INSTANCE",
                 retry_after_s=1,
             )
-        self._metrics.called(self.service.key, "breaker_open")
+        if is_asked:
+            self._metrics.called(self.service.key, "breaker_open")
         return ServiceUnavailable(
             f"The service {self.service.key} failed repeatedly and is being left alone for a moment.",
             code="CIRCUIT_OPEN",

@@ -94,7 +94,10 @@ class Registry(Leases):
 
 
 def _found(leases: Sequence[tuple[str, float]], nonsense: dict[str, str]) -> dict[str, Member]:
-    """The instances by URL, each with the largest weight and the longest lease; what is none goes to `nonsense`."""
+    """The instances by URL, each with the largest weight and the longest lease; what is none goes to `nonsense`.
+
+    `leases` are in the order in which they run out.
+    """
     found: dict[str, Member] = {}
     for lease, seconds_left in leases:
         judged = _judged(lease)
@@ -103,7 +106,7 @@ def _found(leases: Sequence[tuple[str, float]], nonsense: dict[str, str]) -> dic
             continue
         url, weight = judged
         if known := found.get(url):
-            weight, seconds_left = max(weight, known.weight), max(seconds_left, known.seconds_left)
+            weight = max(weight, known.weight)
         found[url] = Member(url, weight, seconds_left)
     return found
 

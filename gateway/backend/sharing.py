@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from typing import Protocol, cast
@@ -31,7 +32,7 @@ import redis
 import structlog
 
 from gateway.backend.backend import Backend
-from gateway.backend.drains import Drains, Name
+from gateway.backend.drains import Drains, Name, Word
 from gateway.backend.duty import Duty
 from gateway.backend.instance import Instance
 from gateway.backend.standing import LONGEST_TOLD_S, Report
@@ -78,7 +79,7 @@ class Sharing:
         self._bus, self._drains, self._duty = bus, drains, duty
         self._clock, self._spawn_later = clock, spawn_later
         self._backends: Mapping[str, Backend] = {}
-        self._draining: dict[Name, bool] = {}
+        self._words: dict[Name, Word] = {}  # the last of the operators about each instance
         self._heard_at: dict[str, float] = {}
         self._will_answer = False
         bus.on(STANDING, self._standing_told)
@@ -114,9 +115,13 @@ class Sharing:
         instance = self._find(service, url)
         if instance is None:
             raise UnknownInstance
-        self._drains.put(service, url, is_draining)
-        self._set_draining((service, url), is_draining, by=by)
-        self._bus.tell(DRAIN, {"service": service, "url": url, "is_draining": is_draining})
+        name = service, url
+        said_at, known = self._clock(), self._words.get(name)
+        # the last word, also if a host whose clock is fast had the one before
+        word = Word(is_draining, max(said_at, known.said_at + 0.001) if known else said_at)
+        self._drains.put(name, word)
+        self._hear(name, word, by=by)
+        self._bus.tell(DRAIN, {"service": service, "url": url, **asdict(word)})
         return instance
 
     def _greet(self, service: str, instance: Instance) -> None:
@@ -124,7 +129,8 @@ class Sharing:
         instance.fitness.tell = lambda report: self._tell_standing(service, [report.to_dict()])
         if instance.breaker:
             instance.breaker.tell = partial(self._tell_breaker, service, instance.url)
-        if self._draining.get((service, instance.url)):
+        word = self._words.get((service, instance.url))
+        if word and word.is_draining:
             instance.fitness.set_draining(True)
 
     def _find(self, service: str, url: str) -> Instance | None:
@@ -179,32 +185,43 @@ class Sharing:
 
     def _drain_told(self, news: Message) -> None:
         match news:
-            case {"service": str(service), "url": str(url), "is_draining": bool(is_draining)}:
-                self._set_draining((service, url), is_draining)
+            case {
+                "service": str(service),
+                "url": str(url),
+                "is_draining": bool(is_draining),
+                "said_at": int() | float() as said_at,
+            }:
+                self._hear((service, url), Word(is_draining, said_at))
             case _:
                 pass  # nonsense
 
-    def _set_draining(self, name: Name, is_draining: bool, *, by: str = "") -> None:
-        self._draining[name] = is_draining
+    def _hear(self, name: Name, word: Word, *, by: str = "") -> None:
+        if not word.is_later_than(self._words.get(name)):
+            return
+        self._words[name] = word
         if instance := self._find(*name):
-            instance.fitness.set_draining(is_draining, by=by)
+            instance.fitness.set_draining(word.is_draining, by=by)
 
     def _catch_up(self) -> None:
         """The bus is (again) listened to: what was told before must be found out."""
         self._bus.tell(STANDING, {**self._stamp(), "asks": True})
-        self._spawn_later(0, self._read_drains)
+        self._spawn_later(0, self._compare_drains)
 
-    def _read_drains(self) -> None:
+    def _compare_drains(self) -> None:
+        """Take over what operators have said meanwhile, and write down again what Redis has forgotten."""
         if not self._bus.is_connected:
             return  # it will be caught up again
         try:
-            drains = self._drains.all()
+            written = self._drains.all()
+            for name, word in list(self._words.items()):
+                if word.is_later_than(written.get(name)):
+                    self._drains.put(name, word)
         except redis.RedisError as error:
             log.warning("drains_unread", reason=type(error).__name__)
-            self._spawn_later(RETRY_S, self._read_drains)
+            self._spawn_later(RETRY_S, self._compare_drains)
             return
-        for name, is_draining in drains.items():
-            self._set_draining(name, is_draining)
+        for name, word in written.items():
+            self._hear(name, word)
 
     def _answer_soon(self) -> None:
         if self._duty.is_mine and not self._will_answer:

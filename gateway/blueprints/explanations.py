@@ -24,7 +24,8 @@ from gateway.backend.health import row_of
 from gateway.blueprints.pages import current_exchange
 from gateway.blueprints.registrations import read_as
 from gateway.differences import differences, words_of
-from gateway.explaining import Explanation, explain, way_out
+from gateway.explaining import explain
+from gateway.explanation import Explanation, way_out
 from gateway.incidents import ROUND_S, Incident
 from gateway.policies.layers import layers
 from gateway.rehearsing import HeaderPairs, Rehearsal, rehearsal_of

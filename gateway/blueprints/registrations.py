@@ -15,7 +15,7 @@ from typing import Annotated, Literal, TypeVar
 
 import redis
 import structlog
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint, Response, request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from common.health import page
@@ -47,7 +47,7 @@ def _address(value: str) -> str:
 class Registered(BaseModel):
     """An instance of a service, NAME or NAME@VERSION."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid")
 
     service: str
     url: Annotated[str, Field(max_length=300), AfterValidator(_address)]
@@ -137,7 +137,7 @@ def read_as(kind: type[R], given: object, location: Literal["body", "query"]) ->
     except ValidationError as error:
         faults = [
             FieldError(".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, "), location)
-            for fault in error.errors(include_url=False, include_input=False)
+            for fault in error.errors()
         ]
         raise UnprocessableContent("The request has faults; errors names each.", errors=faults) from None
 
@@ -159,8 +159,3 @@ def _registries(table: Table) -> list[str]:
 
 def _away() -> ServiceUnavailable:
     return ServiceUnavailable("Redis, where the registry is, can't be asked just now.")
-
-
-def init_app(app: Flask) -> None:
-    """After `operations.init_app`, which registers the pages."""
-    app.extensions["limiter_of_pages"].exempt(bp)  # many may renew from one address

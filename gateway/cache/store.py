@@ -96,6 +96,7 @@ class CacheStore:
         self._look_up = client.register_script(_LOOK_UP)
         self._invalidate = client.register_script(_INVALIDATE)
         self._away_until = 0.0
+        self._is_away = False
 
     def look_up(self, address: str, variant: str = "") -> Found:
         """`address` is the service and the raw target; `variant` as `rules.variant_key` says."""
@@ -156,13 +157,18 @@ class CacheStore:
         if time.monotonic() < self._away_until:
             raise redis.ConnectionError("resting")
         try:
-            return script(keys, arguments)
+            answer = script(keys, arguments)
         except redis.RedisError as error:
             self._rest(error)
             raise
+        if self._is_away:
+            self._is_away = False
+            log.warning("cache_used_again")
+        return answer
 
     def _rest(self, error: Exception) -> None:
-        if time.monotonic() >= self._away_until:
+        if not self._is_away:
+            self._is_away = True
             log.warning("cache_bypassed", reason=type(error).__name__)
         self._away_until = time.monotonic() + PAUSE_S
 

@@ -18,6 +18,7 @@ from flask import Flask, current_app
 
 from common.http import tuned_session
 from gateway.settings import GatewaySettings
+from gateway.telling import near
 
 TIMEOUT_S = 10.0
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not bound to
@@ -155,7 +156,7 @@ def reach(url: str | None, file: Path | None) -> Gateway:
         if url is not None:
             raise
         rehearsed = Rehearsed()
-        click.echo(f"no gateway answers at {gateway.source}; this is what {rehearsed.source} says", err=True)
+        click.echo(f"no gateway answers at {gateway.source}; this is what {near(rehearsed.source)} says", err=True)
         return rehearsed
     return gateway
 

@@ -120,4 +120,4 @@ def _change(path: str, url: str | None, token: str | None, is_json: bool) -> Non
     elif told["changed"]:
         click.echo(f"revision {told['revision']} is in force; before, it was {told['previous']}")
     else:
-        click.echo(f"revision {told['revision']} stays in force: the file means nothing else")
+        click.echo(f"revision {told['revision']} is in force already")

@@ -11,7 +11,7 @@ from flask.cli import with_appcontext
 from pydantic import TypeAdapter
 
 from gateway.commands.asking import Document, Gateway, as_json, at_url, of_file, reach, running, tell
-from gateway.explaining import from_dict
+from gateway.explanation import from_dict
 from gateway.incidents import Incident
 from gateway.telling import lines, plain
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from gateway.cases import Result
-from gateway.telling import step_lines
+from gateway.telling import near, step_lines
 
 # XML 1.0, 2.2: what no document may contain, not even escaped
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -31,7 +31,7 @@ def document(name: str, results: Sequence[Result], seconds: float) -> bytes:
         )
         if result.failures:
             failure = ElementTree.SubElement(case, "failure", message=_clean("; ".join(result.failures)))
-            lines = [result.case.place, *result.failures, *step_lines(result.explanation.steps)]
+            lines = [near(result.case.place), *result.failures, *step_lines(result.explanation.steps)]
             failure.text = _clean("\n".join(lines))
     return ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
 

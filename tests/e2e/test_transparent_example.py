@@ -32,7 +32,9 @@ def test_the_example_needs_nothing_but_the_address_of_the_site(tmp_path: Path) -
             answer = wire.request(
                 port, "propfind", "/a/../b%2f//c?%zz", [("Authorization", "Bearer of somebody else")], b"body"
             )
+            ready = wire.get(operations_port, "/ready")
 
+    assert ready.status == 200  # nobody wants a token, so nobody has to give keys
     (received,) = site.requests
     assert (answer.status, received.method, received.target) == (200, "propfind", "/a/../b%2f//c?%zz")
     assert received.headers == [

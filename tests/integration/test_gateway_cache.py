@@ -281,11 +281,11 @@ def test_without_redis_requests_go_past_the_cache_and_it_comes_back_by_itself(
 
 
 class LateStub(StubService):
-    """What has /late in its path is answered as it stood when it was asked, but half a second later."""
+    """What has /belated in its path is answered as it stood when it was asked, but half a second later."""
 
     def _call_for(self, received: Received, wait: Wait, is_first: bool) -> list[bytes] | Call:
         call = super()._call_for(received, wait, is_first)
-        if received.path.startswith("/late"):
+        if received.path.startswith("/belated"):
             wait(0.5)
         return call
 
@@ -294,7 +294,7 @@ def test_answer_on_its_way_during_a_change_is_not_served_afterwards(
     tmp_path: Path, database: Callable[[], str]
 ) -> None:
     group = f'"stock-{uuid.uuid4()}"'
-    target = fresh(Cache_Groups=group).replace("/kept/", "/kept/late/")
+    target = fresh(Cache_Groups=group).replace("/kept/", "/kept/belated/")
     change = fresh("no-store", Cache_Group_Invalidation=group)
 
     with (

@@ -181,7 +181,9 @@ def test_both_families_are_instances_and_are_told_the_name(
 ) -> None:
     instances = [stubs("127.0.0.1"), stubs("::1")]
     nameserver.set(NAME, "127.0.0.1", "::1")
-    gateway = start(f"dns:{NAME}:{instances[0].port}")
+    source = f"dns:{NAME}:{instances[0].port}"
+    told = f"  told: {{{{url: '{source}', public: true, path: /, host: shop.example}}}}\n"
+    gateway = start(source, more=told)
 
     seen = statuses(gateway, 20)
 
@@ -189,6 +191,10 @@ def test_both_families_are_instances_and_are_told_the_name(
     assert all(len(instance.requests) >= 8 for instance in instances)
     hosts = {request.header("Host") for instance in instances for request in instance.requests}
     assert hosts == {f"{NAME}:{instances[0].port}"}
+    for instance in instances:
+        instance.clear()
+    assert statuses(gateway, 4, "/told/x") == {200: 4}
+    assert {request.header("Host") for instance in instances for request in instance.requests} == {"shop.example"}
 
 
 def test_a_name_that_does_not_resolve_harms_nobody_else_and_is_found_later(
@@ -279,6 +285,14 @@ def test_nameservers_that_are_silent_hold_a_worker_up_for_two_seconds(start: Sta
     gateway = start(*(f"dns:{name}:80" for name in names), WEB_CONCURRENCY="1")
 
     assert started_after_s(gateway) < without_s + 3
+
+
+def test_a_redis_that_is_silent_holds_a_worker_up_for_two_seconds(start: Start, own_valkey: Valkey) -> None:
+    gateway = start("registry", redis_url=own_valkey.url, WEB_CONCURRENCY="1", REDIS_TIMEOUT_MS="9000")
+
+    own_valkey.freeze()
+
+    assert started_after_s(gateway) < 5
 
 
 def started_after_s(gateway: Gateway) -> float:
@@ -432,6 +446,7 @@ def test_redis_that_dies_and_comes_back_empty_takes_nobody_away(
         own_valkey.kill()
         wait_until(lambda: len(gateway.events("registry_away")) == 2, "both workers to notice", timeout_s=8)
         time.sleep(3)
+        errors = [source["error"] for source in rows(gateway)["sources"]]
         own_valkey.start()
         wait_until(lambda: len(gateway.events("registry_back")) == 2, "both workers to notice", timeout_s=8)
         time.sleep(3)
@@ -441,7 +456,28 @@ def test_redis_that_dies_and_comes_back_empty_takes_nobody_away(
     assert load.statuses.keys() == {200}
     assert load.lost == []
     assert len(gateway.events("registry_away")) == 2
+    assert errors == ["Redis can't be asked (ConnectionError)"]
     assert {instance["url"] for instance in rows(gateway)["instances"]} == {instance.url for instance in instances}
+
+
+def test_redis_that_forgets_everything_between_two_looks_takes_nobody_away(
+    start: Start, own_valkey: Valkey, stubs: Callable[[str], StubService]
+) -> None:
+    instance = stubs("127.0.0.2")
+    gateway = start("registry", redis_url=own_valkey.url)
+    Registered(gateway).add(instance.url)
+    wait_for_instances(gateway, instance.url)
+
+    with Load(gateway, "/things/x") as load:
+        for restart in range(1, 4):
+            own_valkey.kill()
+            own_valkey.start()
+            lines = 2 * (restart + 1)
+            wait_until(lambda lines=lines: len(gateway.events("bus_connected")) >= lines, "the bus", timeout_s=8)
+            time.sleep(2.6)  # everybody has looked
+
+    assert load.statuses.keys() == {200}
+    assert {instance["url"] for instance in rows(gateway)["instances"]} == {instance.url}
 
 
 def test_a_service_of_ours_comes_and_goes_and_nobody_loses_a_request(

@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from deploy.local.valkey import Valkey
+from gateway.bus import CHANNEL
 from tests.integration.conftest import (
     ADMIN,
     Gateway,
@@ -146,6 +147,9 @@ def fleet(shared: Fleet) -> Generator[Fleet]:
     ready(shared.gateway)
     for instance in shared.instances:
         instance.clear()
+    wait_until(lambda: listeners(shared.valkey) == WORKERS, "all workers to listen", timeout_s=15)
+    for instance in shared.instances:
+        shared.wait_for("watched", instance, "well")
     before, shared.seen_lines = len(shared.gateway.errors()), len(shared.gateway.process.json_log())
     yield shared
     assert [line for line in shared.gateway.errors()[before:] if "SIGKILL" not in line] == []
@@ -369,6 +373,8 @@ def test_a_service_whose_instances_are_all_drained_is_told_unavailable(fleet: Fl
         fleet.undrain("drained", instance)
 
     assert_problem(answer, 503, "NO_INSTANCE")
+    for instance in fleet.instances:
+        fleet.wait_for("drained", instance, "well")
 
 
 def test_a_drain_outlives_reload_and_worker(fleet: Fleet) -> None:
@@ -405,6 +411,7 @@ def test_a_drain_that_cannot_be_is_refused(fleet: Fleet, body: object, headers: 
 
 
 def test_the_public_listener_drains_nobody(fleet: Fleet) -> None:
+    fleet.wait_for("drained", fleet.first, "well")
     fields = [*ADMIN, ("Content-Type", "application/json")]
     body = json.dumps({"service": "drained", "url": fleet.first.url}).encode()
 
@@ -415,6 +422,7 @@ def test_the_public_listener_drains_nobody(fleet: Fleet) -> None:
 
 
 def test_without_redis_a_drain_changes_nothing(fleet: Fleet) -> None:
+    fleet.wait_for("drained", fleet.first, "well")
     fleet.valkey.kill()
 
     answer = fleet.drain("drained", fleet.first)
@@ -502,6 +510,12 @@ def has_successor(fleet: Fleet, before: int) -> bool:
 def rows_of(answer: RawAnswer, service: str) -> list[dict[str, Any]]:
     rows = cast("list[dict[str, Any]]", answer.json()["services"])
     return next(row["instances"] for row in rows if row["name"] == service)
+
+
+def listeners(valkey: Valkey) -> int:
+    with redis.Redis.from_url(valkey.url) as client:
+        ((_, count),) = cast("list[tuple[bytes, int]]", client.pubsub_numsub(CHANNEL))
+    return count
 
 
 def commands_of(valkey: Valkey) -> Counter[str]:

@@ -86,7 +86,7 @@ def test_what_was_meant_is_not_warned_of(entry: str) -> None:
 def test_a_prefix_below_one_whose_rules_are_in_code_is_warned_of(prefix: str, *, is_below: bool) -> None:
     text = f"services: {{users: {{url: http://u}}, things: {{prefixes: [{prefix}], url: http://t}}}}"
 
-    words = f"takes what is below {prefix} from users, whose rules are in gateway/blueprints/users.py"
+    words = f"takes {prefix} from users, whose rules are in gateway/blueprints/users.py"
     assert warnings(text) == ([f"1:56: prefixes.0: {words}"] if is_below else [])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 from xml.etree import ElementTree
@@ -10,7 +11,7 @@ import pytest
 from flask import Flask
 
 from gateway import case_file, cases, create_app
-from gateway.case_file import CasesError
+from gateway.case_file import CaseEntry, CasesError, DefaultsEntry, ExpectEntry
 from gateway.cases import Result
 from gateway.commands import junit
 from tests.unit import parts
@@ -59,7 +60,7 @@ THEIRS = "(what the service says)"
 
 GOOD = [
     ("GET /shop/7", "status: passes, route: shop./<id>, service: shop, path: /items/7, code: null, policy: null", ""),
-    ("GET /shop/7", "request_headers: {X-Team: shop, x-noise: null, X-Own: a}", ", headers: {X-Noise: 1, X-Own: a}"),
+    ("GET /shop/7", "request_headers: {x-team: shop, x-noise: null, X-Own: a}", ", headers: {X-Noise: 1, X-Own: a}"),
     ("GET /shop/7", "response_headers: {X-Frame-Options: DENY, X-Powered-By: null}", ""),
     ("GET /shop/old/7?a", "status: 301, location: '/shop/7?a', policy: redirected", ""),
     ("GET /shop", "status: 401, code: TOKEN_REQUIRED, policy: require_jwt, path: null", ""),
@@ -244,6 +245,18 @@ def test_our_own_services_do_what_the_shipped_cases_say() -> None:
 
     assert [(result.case.name, result.failures) for result in results if result.failures] == []
     assert len(results) > 40
+
+
+def test_the_case_that_the_documentation_shows_holds(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/commands.md").read_text(), re.DOTALL)
+    with parts.clean_environment():
+        app = create_app(parts.settings())
+
+    (result,) = run(app, tmp_path, shown)
+
+    assert result.failures == ()
+    known = CaseEntry.model_fields.keys() | ExpectEntry.model_fields.keys() | DefaultsEntry.model_fields.keys()
+    assert [name for name in known if not re.search(rf"\b{name.rstrip('_')}:", shown)] == []
 
 
 def test_the_shipped_cases_reach_every_route_of_ours() -> None:

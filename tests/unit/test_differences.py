@@ -63,6 +63,16 @@ def test_order_comments_anchors_and_spelled_out_defaults_make_no_difference() ->
     assert told(SHOP, SAME_IN_OTHER_WORDS) == []
 
 
+@pytest.mark.parametrize("key", ["headers", "query"])
+def test_the_order_of_a_routes_conditions_makes_no_difference(key: str) -> None:
+    one, other = (
+        SHOP.replace("    routes:", f"    routes:\n      - {{path: /v, {key}: {{{conditions}}}}}")
+        for conditions in ("a: '1', b: '2'", "b: '2', a: '1'")
+    )
+
+    assert told(one, other) == []
+
+
 def test_a_configuration_does_not_differ_from_itself() -> None:
     assert told(SHOP, SHOP) == []
 
@@ -173,6 +183,13 @@ def test_the_order_of_routes_counts_where_it_decides_who_is_asked_first() -> Non
         "shop: first of * /y if header x-a=1 if query beta=* and * /y if header x-b=1 if query beta=*: "
         "* /y if header x-a=1 if query beta=* -> * /y if header x-b=1 if query beta=*"
     ]
+
+
+def test_the_order_of_routes_that_differ_in_precedence_counts_for_nothing() -> None:
+    routes = ['      - {path: /v, headers: {X-A: "1"}}', "      - {path: /v}", "      - {path: /v, methods: [GET]}"]
+    one, other = (SHOP.replace("    routes:", "\n".join(["    routes:", *order])) for order in (routes, routes[::-1]))
+
+    assert told(one, other) == []
 
 
 def test_the_order_is_told_beside_other_changes() -> None:

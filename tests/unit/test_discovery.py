@@ -4,6 +4,7 @@ makes of what they say."""
 from __future__ import annotations
 
 import io
+import re
 import ssl
 import threading
 import time
@@ -24,10 +25,15 @@ from cryptography.x509.oid import NameOID
 from requests.exceptions import SSLError
 from structlog.testing import capture_logs
 
+from common.problems import BadGateway
 from common.registration import client
 from common.registry import LEASE_S, key_of
+from common.settings import SettingsError
 from deploy.local.valkey import Valkey
+from gateway import yaml_file
 from gateway.backend.backend import Backend
+from gateway.backend.call import Call
+from gateway.backend.countdown import Countdown
 from gateway.backend.discovery import SourceState
 from gateway.backend.dns import NoAddress, NotResolved, Resolved, parse_source
 from gateway.backend.findings import Findings
@@ -44,10 +50,11 @@ from gateway.backend.watched_registry import LONGEST_DOUBT_S, WatchedRegistry
 from gateway.body import Body
 from gateway.observability.metrics import Metrics
 from gateway.runtime import Runtime
-from gateway.services import Address, Service, Sources
+from gateway.services import Address, Service, Sources, configuration_of
 from tests.support.nameserver import Nameserver
 from tests.support.ports import free_port
-from tests.support.processes import wait_until
+from tests.support.processes import ROOT, wait_until
+from tests.support.stub import StubService
 from tests.unit import parts
 
 A, B, C = (f"http://10.0.0.{number}:80" for number in (1, 2, 3))
@@ -215,6 +222,28 @@ def test_instances_that_no_longer_suit_are_made_anew() -> None:
     assert after.instances[0] is not before.instances[0]
 
 
+def call() -> Call:
+    return Call("GET", "/echo", [], Body(io.BytesIO(), 0, is_bounded=True, is_taken_in=True), Countdown(5), 5)
+
+
+def test_an_instance_that_stays_keeps_its_connections_and_one_that_is_gone_loses_them() -> None:
+    things = backend(parts.service(sources=Sources(dns=((NAME, 1.0),))))
+    with StubService() as stub:
+        things.take(NAME.text, addresses(stub.url))
+        things.send(call()).close()
+        things.take(NAME.text, addresses(A, stub.url))
+        things.take(NAME.text, addresses(stub.url))
+        things.send(call()).close()
+        while_it_stays = stub.connections, stub.open_connections
+        (gone,) = things.instances  # held, for nobody else would keep its connections from being collected
+
+        things.take(NAME.text, ())
+        wait_until(lambda: stub.open_connections == 0, "the connection to be closed")
+
+    assert while_it_stays == (1, 1)
+    assert gone.url == stub.url
+
+
 # a name that stands in a certificate
 
 
@@ -224,6 +253,7 @@ class Secure:
 
     url: str
     authority: str
+    asked_for: list[str | None]  # the names that callers expected (RFC 6066, 3)
 
     def ask(self, server_name: str) -> int:
         """The status of an answer to a call that goes to the address and expects this name."""
@@ -262,11 +292,13 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Generator[Secure]:
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "both.pem")
+    asked_for: list[str | None] = []
+    context.sni_callback = lambda _socket, name, _context: asked_for.append(name)
     with ThreadingHTTPServer(("127.0.0.1", free_port()), Answering) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
-        yield Secure(f"https://127.0.0.1:{server.server_port}", str(folder / "both.pem"))
+        yield Secure(f"https://127.0.0.1:{server.server_port}", str(folder / "both.pem"), asked_for)
         server.shutdown()
         thread.join()
 
@@ -277,6 +309,17 @@ def test_an_instance_of_a_name_needs_a_certificate_for_that_name(secure: Secure)
         secure.ask("")
     with pytest.raises(SSLError, match="Hostname mismatch"):
         secure.ask("others.internal")
+
+
+def test_instances_of_a_name_are_called_by_it(secure: Secure) -> None:
+    things = backend(parts.service(sources=Sources(dns=((NAME, 1.0),)), retries=0))
+    things.take(NAME.text, [Address(secure.url, 1.0, "things.internal:8443")])
+    secure.asked_for.clear()
+
+    with pytest.raises(BadGateway):  # nobody has vouched for this authority
+        things.send(call())
+
+    assert secure.asked_for == ["things.internal"]
 
 
 @pytest.mark.parametrize(
@@ -632,6 +675,18 @@ def test_without_news_nobody_is_doubted_for_longer_than_a_lease(members: Members
     assert seen == [[A]] * 8 + [[]] * 2
 
 
+def test_who_was_missed_while_the_news_were_lost_stays_doubted(members: Members) -> None:
+    members.register(A, lease_s=5)
+    members.read()
+    members.leave(A)
+    members.is_hearing = False
+    members.read()
+    members.is_hearing = True
+
+    assert members.read(after_s=LEASE_S - 1) == [A]
+    assert members.read(after_s=1) == []
+
+
 def test_a_second_outage_is_a_second_reason_for_patience(valkey: Valkey, members: Members) -> None:
     members.register(A, lease_s=5)
     members.read()
@@ -650,6 +705,43 @@ def test_what_is_not_asked_for_any_more_is_forgotten(members: Members) -> None:
     members.watched.keep_only(["others"])
 
     assert members.known is None
+
+
+# what is set, and what docs/discovery.md shows
+
+
+@pytest.mark.parametrize("servers", ["dns.internal", "10.0.0.2, 10.0.0.3:0", "10.0.0.2 10.0.0.3"])
+def test_a_nameserver_that_is_none_stops_the_start(servers: str) -> None:
+    with pytest.raises(SettingsError, match=r"DNS_SERVERS: .* is not the IP address of a nameserver"):
+        parts.settings(dns_servers=servers)
+
+
+@pytest.mark.parametrize(
+    ("text", "servers"), [("", ()), (" 10.0.0.2 ,[fd00::2]:5353,", ("10.0.0.2", "[fd00::2]:5353"))]
+)
+def test_nameservers_are_read(text: str, servers: tuple[str, ...]) -> None:
+    assert parts.settings(dns_servers=text).dns_servers == servers
+
+
+def test_a_weak_registry_token_stops_the_start() -> None:
+    with pytest.raises(SettingsError, match="REGISTRY_TOKEN: must have at least 32 bytes"):
+        parts.settings(registry_token="0123456789abcdef")
+
+
+def test_what_the_page_shows_can_be_written_so() -> None:
+    page = (ROOT / "docs/discovery.md").read_text()
+    file, override = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    ((name, source),) = yaml.safe_load(override)["services"]["gateway"]["environment"].items()
+    urls = {name.removesuffix("_SERVICE_URL").lower(): source}
+
+    services = configuration_of(yaml_file.parse(file, "services.yaml"), parts.settings(), urls).services
+
+    assert services["students"].sources == Sources(
+        (Address("http://10.0.0.7:5005"), Address("http://10.0.0.8:5005", 2))
+    )
+    assert services["courses"].sources == Sources(dns=((parse_source("dns:courses.internal:5006"), 1.0),))
+    assert services["marks"].sources == Sources((Address("http://10.0.0.9:5007"),), registered=1.0)
+    assert services["product"].sources == Sources(dns=((parse_source("dns:product_service:5004"), 1.0),))
 
 
 # all together: from a source to the backends of the table in force
@@ -730,6 +822,17 @@ def test_everybody_was_asked_before_the_first_request(start: Start, nameserver: 
     assert weights(runtime, "others") == {"http://10.0.0.2:81": 5}
 
 
+def test_nobody_waits_longer_for_the_first_answers_than_these_take(
+    start: Start, nameserver: Nameserver, valkey: Valkey
+) -> None:
+    nameserver.set("things.internal", "10.0.0.1")
+    began = time.monotonic()
+
+    start(things=["dns:things.internal:80", "registry"])
+
+    assert time.monotonic() - began < 1
+
+
 def test_a_name_is_asked_once_for_all_services_that_live_there(start: Start, nameserver: Nameserver) -> None:
     nameserver.set("things.internal", "10.0.0.1")
 
@@ -783,7 +886,7 @@ def test_each_version_of_a_service_has_instances_of_its_own(
     runtime.settings.gateway_services.write_text(yaml.safe_dump(described))
 
     runtime.loader.reload("test")
-    settle(lambda: bool(weights(runtime) and weights(runtime, "things@3")), "the registered ones")
+    settle(lambda: bool(weights(runtime) and weights(runtime, "things@3")), "the registered ones", timeout_s=1)
 
     assert weights(runtime) == {A: 1}
     assert weights(runtime, "things@2") == {"http://10.0.0.2:80": 1}
@@ -834,6 +937,32 @@ def test_addresses_that_are_replaced_by_a_name_serve_until_it_was_looked_up(
 
     assert at_once == {A: 1}
     assert weights(runtime) == {B: 1}
+
+
+def test_what_the_registry_said_of_a_service_that_left_it_is_forgotten(start: Start, valkey: Valkey) -> None:
+    with client(valkey.url) as other:
+        Registry(other).register("things", C)
+    runtime = start(things=["registry"])
+    reload(runtime, things=[A])
+
+    reload(runtime, things=["registry"])
+    at_once = weights(runtime)
+    settle(lambda: weights(runtime) != at_once, "the registry")
+
+    assert at_once == {A: 1}
+    assert weights(runtime) == {C: 1}
+
+
+def test_without_news_of_redis_who_left_stays_for_a_while(start: Start, valkey: Valkey) -> None:
+    with client(valkey.url) as other:
+        registry = Registry(other)
+        registry.register("things", A)
+        runtime = start(things=["registry"])
+        registry.deregister("things", A)
+        registry.register("things", B)
+        settle(lambda: B in weights(runtime), "another one")
+
+    assert weights(runtime) == {A: 1, B: 1}
 
 
 def test_a_name_that_no_service_has_any_more_is_not_asked_for(start: Start, nameserver: Nameserver) -> None:

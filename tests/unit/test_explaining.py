@@ -16,7 +16,8 @@ from common.tokens import Identity
 from deploy.local.valkey import Valkey
 from gateway import create_app
 from gateway.exchange import Answer, Exchange, Handler
-from gateway.explaining import Explanation, explain, from_dict
+from gateway.explaining import explain
+from gateway.explanation import Explanation, from_dict
 from gateway.policies.cached import cached
 from gateway.policies.identity import require_jwt
 from gateway.policies.layers import UNMARKED, layer, layers
@@ -51,6 +52,9 @@ SERVICES = """services:
         rewrite: {path: "/items/<id>"}
       - {path: "/old/<id>", redirect: {to: "/shop/<id>"}, public: true}
   found: {instances: ["dns:found.internal:80", registry], public: true}
+  lame: {instances: [registry], public: true, breaker: {fallback: {status: 200, body: "{}"}}}
+  stale: {instances: [registry], public: true, cache: true, breaker: {fallback: {stale: true}}}
+  copied: {url: "http://127.0.0.1:1", public: true, mirror: {service: other, percent: 5}}
   other: {url: "http://127.0.0.1:3", public: true, limits: off, max_body: off}
   some: {url: "http://127.0.0.1:4", public: true, split: [{service: other, percent: 100}]}
 """
@@ -75,6 +79,16 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def app(file: Path, valkey: Valkey) -> Flask:
     with parts.clean_environment():
         return create_app(parts.settings(gateway_services=file, redis_url=valkey.url))
+
+
+@pytest.fixture(scope="module")
+def lenient(tmp_path_factory: pytest.TempPathFactory) -> Flask:
+    """A gateway with one service, which takes everything as it comes."""
+    file = tmp_path_factory.mktemp("gateway") / "services.yaml"
+    everything = '"http://127.0.0.1:1", prefixes: [/], public: true, verbatim: true, buffered: false'
+    file.write_text(f"services: {{all: {{url: {everything}}}}}\n")
+    with parts.clean_environment():
+        return create_app(parts.settings(gateway_services=file))
 
 
 def asked(
@@ -206,6 +220,7 @@ REFUSED = [
     ("DELETE", "/shop/7", {}, 405, "METHOD_NOT_ALLOWED", "router"),
     ("DELETE", "/health", {}, 405, "METHOD_NOT_ALLOWED", "page"),
     ("GET", "/found/x", {}, 503, "NO_INSTANCE", "backend"),
+    ("GET", "/other/", {"X-Request-Timeout-Ms": "0"}, 504, "DEADLINE_EXCEEDED", "backend"),
     ("CONNECT", "/shop/", {}, 501, "METHOD_NOT_IMPLEMENTED", "edge"),
     ("TRACE", "/products/", {}, 501, "METHOD_NOT_IMPLEMENTED", "edge"),
 ]
@@ -242,6 +257,21 @@ def test_what_the_parser_would_refuse_is_told_too(
     found = asked(app, method, url, headers)
 
     assert (found.status, found.code, found.decided_by) == (status, code, "parser")
+
+
+def test_an_unusual_method_is_for_the_edge_to_refuse(app: Flask, lenient: Flask) -> None:
+    strict, any_method = asked(app, "purge", "/shop/"), asked(lenient, "purge", "/shop/", may_look=False)
+
+    assert (strict.status, strict.code, strict.decided_by) == (400, "MALFORMED_REQUEST", "edge")
+    assert any_method.passes
+
+
+def test_a_page_takes_nothing_that_only_a_lenient_service_takes(lenient: Flask) -> None:
+    found = [asked(lenient, "GET", url, may_look=False) for url in ("/health?a=%00", "/other?a=%00")]
+
+    told = lenient.test_client(use_cookies=False).get("/health?a=%00")
+    assert [(each.status, each.code, each.decided_by) for each in found] == [(400, "UNSAFE_PATH", "page"), (0, "", "")]
+    assert (told.status_code, (told.get_json() or {})["code"]) == (400, "UNSAFE_PATH")
 
 
 def test_a_lacking_role_is_told(app: Flask) -> None:
@@ -374,11 +404,35 @@ def test_an_open_breaker_is_told_with_the_states_of_all_instances(file: Path) ->
     assert (both_open.status, both_open.code, both_open.decided_by) == (503, "CIRCUIT_OPEN", "backend")
 
 
+@pytest.mark.parametrize(
+    ("method", "status", "decided_by"),
+    [("GET", 200, "fallback"), ("HEAD", 200, "fallback"), ("POST", 503, "backend")],
+)
+def test_a_fallback_stands_in_for_get(app: Flask, method: str, status: int, decided_by: str) -> None:
+    found = asked(app, method, "/lame/x")
+
+    told = app.test_client(use_cookies=False).open("/lame/x", method=method)
+    assert (found.status, found.decided_by) == (status, decided_by)
+    assert told.status_code == status
+
+
+def test_a_fallback_that_may_have_nothing_is_told_beside_the_refusal(app: Flask) -> None:
+    found = asked(app, "GET", "/stale/x")
+
+    assert (found.status, found.code, found.decided_by) == (503, "NO_INSTANCE", "backend")
+    assert found.steps[-1].words == "a kept answer would stand in, if there is one"
+
+
+def test_a_mirror_is_told(app: Flask) -> None:
+    assert asked(app, "GET", "/copied/x").steps[-1].words == "5 % of such requests are copied to other"
+
+
 def test_offline_instances_that_are_to_be_found_are_taken_for_there(app: Flask) -> None:
     found = asked(app, "GET", "/found/x", may_look=False)
 
     assert (found.passes, found.instance) == (True, "")
     assert found.steps[-1].words == "GET /found/x to one of dns:found.internal:80, registry"
+    assert "entrance" not in [step.part for step in found.steps]
 
 
 def test_verdicts_in_words(app: Flask) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from click.testing import CliRunner, Result
 from flask import Flask
 from flask.cli import FlaskGroup
 
-from gateway import create_app
+from gateway import cli, create_app
 from gateway.__main__ import main
 from gateway.commands.asking import Surroundings, surround
 from gateway.settings import GatewaySettings
 from tests.support.ports import free_port
+from tests.support.tokens import KeyPair, claims
 from tests.unit import parts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -196,6 +198,28 @@ def test_a_token_is_verified_and_not_shown(run: Run) -> None:
     assert done.exit_code == 1
     assert "INVALID_TOKEN" in done.stdout
     assert "not.a.token" not in done.output
+
+
+def test_instances_that_are_to_be_found_are_taken_for_there(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "found.yaml"
+    file.write_text(WELL.replace('url: "http://s"', "instances: [registry], public: true"))
+
+    done = run("explain", "GET", "/students/", "--file", file)
+
+    assert done.exit_code == 0
+    assert "GET /students/ to one of registry" in done.stdout
+
+
+def test_what_goes_wrong_meanwhile_does_not_stand_between_the_json(services: Path) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    settings = parts.settings(gateway_services=services, operations_port=free_port(), user_service_url=nobody)
+    token = KeyPair.generate("k1").sign(claims("u1"))
+    with parts.clean_environment():
+        runner = create_app(settings).test_cli_runner()
+
+        done = runner.invoke(args=["explain", "GET", "/orders", "--token", token, "--json"])
+
+    assert read(done)["code"] == "IDENTITY_UNAVAILABLE"
 
 
 def test_a_redirect_is_no_refusal(run: Run, tmp_path: Path) -> None:
@@ -446,3 +470,12 @@ def test_ours_is_reached_where_flasks_own_is_not(services: Path) -> None:
 
 def test_outside_of_commands_flasks_map_has_the_gateways_own_pages_only(app: Flask) -> None:
     assert not [rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith("products.")]
+
+
+def test_the_documentation_has_every_command_and_no_other() -> None:
+    page = (ROOT / "docs/commands.md").read_text()
+
+    named = set(re.findall(r"^[$ ]*(?:flask --app|python -m) gateway ([a-z]+)", page, re.MULTILINE))
+
+    assert named | {"schema"} == {command.name for command in cli.COMMANDS}
+    assert "| `schema` |" in page

@@ -14,10 +14,12 @@ from common.tokens import Identity
 from deploy.local.valkey import Valkey
 from gateway import incidents
 from gateway.exchange import Answer, Exchange
-from gateway.incidents import Asked, Incident, Incidents, Whence, place_of
+from gateway.incidents import Asked, Incident, Incidents
 from gateway.policies.limited import limited
 from gateway.runtime import Runtime
+from gateway.whence import Whence, place_of
 from tests.support.ports import free_port
+from tests.support.tokens import SharedSecret, claims
 from tests.unit import parts
 
 NOON = 1_700_000_000.0
@@ -57,9 +59,12 @@ def alone(clock: Clock) -> Incidents:
     return Incidents(redis.Redis.from_url(parts.NOWHERE, retry=None), clock=clock)
 
 
+SECRET = SharedSecret.generate()
+
+
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
-    return parts.runtime(tmp_path_factory.mktemp("gateway"))
+    return parts.runtime(tmp_path_factory.mktemp("gateway"), jwt_secret_key=SECRET.value)
 
 
 def incident(
@@ -207,17 +212,30 @@ def test_after_15_minutes_nobody_else_knows_it(valkey: Valkey) -> None:
         assert 0 < client.ttl("gateway:incidents:times") <= incidents.KEPT_S
 
 
-def test_without_redis_a_worker_knows_its_own_and_says_so(alone: Incidents) -> None:
-    alone.add(incident())
+def test_without_redis_a_worker_knows_its_own_and_says_so_once(alone: Incidents, clock: Clock) -> None:
     with capture_logs() as lines:
-        alone.write()
-        alone.add(incident("req-2"))
-        alone.write()
+        for number in range(1, 4):
+            alone.add(incident(f"req-{number}"))
+            alone.write()
+            clock.now += incidents.PAUSE_S
 
     assert [line["event"] for line in lines] == ["incidents_local"]
     assert not alone.is_shared
     assert alone.find("req-1") == incident()
     assert alone.find("of another") is None
+
+
+def test_a_look_that_is_answered_shows_that_redis_is_back(tmp_path: Path, clock: Clock) -> None:
+    server = Valkey(tmp_path, port=free_port())
+    with redis.Redis.from_url(server.url, retry=None) as client:
+        one = Incidents(client, clock=clock)
+        nothing = one.find("req-1")
+        clock.now += incidents.PAUSE_S
+        with server:
+            one.find("req-1")
+
+    assert nothing is None
+    assert one.is_shared
 
 
 def test_when_redis_is_back_they_are_shared_again(tmp_path: Path, clock: Clock) -> None:
@@ -288,13 +306,17 @@ def test_what_is_remembered_of_a_request_has_no_query_and_no_credentials(runtime
 def test_who_called_is_remembered_only_if_somebody_has_looked(runtime: Runtime, alone: Incidents) -> None:
     known = parts.exchange(runtime, of=parts.service(), request_id="known")
     known.speak_for(Identity("u1", "alice", frozenset({"b", "a"}), NOON))
-    unknown = parts.exchange(runtime, headers={"authorization": "Bearer x"}, of=parts.service(), request_id="unknown")
+    token = SECRET.sign(claims("u2", iss="user_service", aud="shop"))
+    unknown = parts.exchange(
+        runtime, headers={"authorization": f"Bearer {token}"}, of=parts.service(), request_id="unknown"
+    )
 
     for exchange in (known, unknown):
         alone.note(BadRequest("no"), exchange)
 
     asked = [found.asked for name in ("known", "unknown") if (found := alone.find(name))]
     assert [(each.user, each.roles) for each in asked] == [("u1", ("a", "b")), ("", ())]
+    assert unknown.identity is not None
 
 
 def test_the_error_behind_a_problem_is_named(runtime: Runtime, alone: Incidents) -> None:

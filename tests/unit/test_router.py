@@ -267,7 +267,7 @@ def test_a_prefix_of_another_service_is_refused_and_a_face_of_it_too() -> None:
         made.add(Route("x", OTHERS, "/things", "", "/x", ("GET",), parts.answering()))
     with pytest.raises(ValueError, match="/api/v1/a is claimed by others already"):
         made.add(Route("x", THINGS, "/a", "", "/", ("GET",), parts.answering()))
-    with pytest.raises(ValueError, match="^/ is claimed by others already"):
+    with pytest.raises(ValueError, match=r"^/ is claimed by others already"):
         made.add(Route("x", THINGS, "", "", "/x", ("GET",), parts.answering()))
 
 

@@ -224,8 +224,10 @@ NONSENSE: list[dict[str, object]] = [
     {"service": "things", "url": FIRST, "state": "open", "left_s": -5},
     {"service": "things", "url": FIRST, "state": "open", "left_s": float("nan")},
     {"service": "things", "url": FIRST, "state": "open", "left_s": 1e99},
-    {"service": "things", "url": FIRST, "is_draining": "yes"},
-    {"service": 1, "url": FIRST, "is_draining": True},
+    {"service": "things", "url": FIRST, "is_draining": "yes", "said_at": NOW},
+    {"service": "things", "url": FIRST, "is_draining": True},
+    {"service": "things", "url": FIRST, "is_draining": True, "said_at": "now"},
+    {"service": 1, "url": FIRST, "is_draining": True, "said_at": NOW},
 ]
 
 
@@ -412,16 +414,69 @@ def test_one_who_was_away_reads_who_is_not_drained_any_more(start: Start, redis_
     assert (before, other.state()) == ("draining", "well")
 
 
-def test_a_redis_that_comes_back_empty_takes_no_drain_back(start: Start, redis_url: str) -> None:
+def test_a_redis_that_comes_back_empty_takes_no_drain_back_and_is_told_again(start: Start, redis_url: str) -> None:
     worker = start("a", redis_url)
     worker.sharing.drain("things", FIRST, True, by="user:boss")
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
 
+    late = start("b", redis_url)
+    for one in (worker, late):
+        one.end.reconnect()
+        one.do_later()
+
+    assert (worker.state(), late.state()) == ("draining", "draining")
+
+
+def test_of_two_words_the_later_holds_in_whichever_order_they_come(start: Start, redis_url: str) -> None:
+    worker = start("a", redis_url)
+    news = {"service": "things", "url": FIRST}
+
+    worker.end.hear(DRAIN, {**news, "is_draining": False, "said_at": NOW + 2})
+    worker.end.hear(DRAIN, {**news, "is_draining": True, "said_at": NOW + 1})
+    after_an_older_one = worker.state()
+    worker.end.hear(DRAIN, {**news, "is_draining": True, "said_at": NOW + 3})
+
+    assert (after_an_older_one, worker.state()) == ("well", "draining")
+
+
+def test_an_older_word_in_redis_is_written_over(start: Start, redis_url: str) -> None:
+    worker, late = start("a", redis_url), start("b", redis_url)
+    late.end.is_connected = False
+    worker.now += 1
+    worker.sharing.drain("things", FIRST, True, by="user:boss")
+    with redis.Redis.from_url(redis_url) as client:
+        client.hset(KEY, f"things {FIRST}", f"0 {NOW}")
+
+    worker.end.reconnect()
+    worker.do_later()
+    late.end.reconnect()
+    late.do_later()
+
+    assert (worker.state(), late.state()) == ("draining", "draining")
+
+
+def test_the_last_word_holds_though_the_clock_of_the_one_before_was_fast(start: Start, redis_url: str) -> None:
+    fast, other = start("a", redis_url), start("b", redis_url)
+    fast.now += 3600
+
+    fast.sharing.drain("things", FIRST, True, by="user:boss")
+    other.sharing.drain("things", FIRST, False, by="user:boss")
+
+    assert (fast.state(), other.state()) == ("well", "well")
+
+
+@pytest.mark.parametrize("value", ["1", "1 ", "yes 1", "1 soon", "1 nan", "1 inf", "2 1", ""])
+def test_a_word_in_redis_that_makes_no_sense_is_passed_over(start: Start, redis_url: str, value: str) -> None:
+    worker = start("a", redis_url)
+    with redis.Redis.from_url(redis_url) as client:
+        client.hset(KEY, mapping={f"things {FIRST}": value, "things": "1 1", f"things {SECOND}": f"1 {NOW}"})
+        client.hset(KEY, b"\xff \xff", "1 1")
+
     worker.end.reconnect()
     worker.do_later()
 
-    assert worker.state() == "draining"
+    assert (worker.state(FIRST), worker.state(SECOND)) == ("well", "draining")
 
 
 def test_a_drain_outlives_a_reload_and_the_instance(start: Start, redis_url: str) -> None:
@@ -480,16 +535,3 @@ def test_drains_that_cannot_be_read_are_read_a_little_later(start: Start) -> Non
 
     assert (at_once, again, worker.later) == ([0], [RETRY_S], [])
     assert [line["event"] for line in logs] == ["drains_unread"]
-
-
-def test_nonsense_in_redis_is_passed_over(start: Start, redis_url: str) -> None:
-    worker = start("a", redis_url)
-    worker.sharing.drain("things", FIRST, True, by="user:boss")
-    with redis.Redis.from_url(redis_url) as client:
-        client.hset(KEY, mapping={"things": "1", f"things {FIRST}": "yes", "": "1", f"things {SECOND}": "1"})
-        client.hset(KEY, b"\xff \xff", "1")
-
-    worker.end.reconnect()
-    worker.do_later()
-
-    assert (worker.state(FIRST), worker.state(SECOND)) == ("draining", "draining")
