@@ -35,6 +35,7 @@ BESIDES_SETTINGS = (
         "gateway",
         "Where order_service is. Any X_SERVICE_URL adds service x.",
     ),
+    ("GATEWAY_TOKEN", "", "commands", "An administrator's token, for `flask --app gateway reload` and `rollback`."),
     ("GATEWAY_PUBLISH_ADDRESS", "127.0.0.1", "compose", "The address of this machine on which Compose publishes 5001."),
     (
         "DEMO_DATA",

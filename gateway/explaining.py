@@ -83,7 +83,8 @@ class _Sketch:
 
 def explain(app: Flask, rehearsal: Rehearsal, *, may_look: bool) -> Explanation:
     """Judge `rehearsal` by the table in force. With `may_look` what is shared is looked at: counted requests, kept
-    answers. Without, nobody outside of this process is asked, and instances that are to be found are taken for there.
+    answers. Without, nobody outside of this process is asked but for the keys of a token, and instances that are to be
+    found are taken for there.
     """
     sketch = _Sketch(rehearsal, may_look)
     runtime = runtime_of(app)

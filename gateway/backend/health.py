@@ -52,7 +52,7 @@ class InstanceHealth:
         self._asked_at = float("-inf")
 
     def rows(self, backends: Iterable[Backend]) -> list[Row]:
-        """`status` is up, failing or down, `latency_ms` how long this answer took; the rest as in `row_of`."""
+        """`status` is up, failing or down, `answer` what came, `latency_ms` after how long; the rest as in `row_of`."""
         if time.monotonic() - self._asked_at >= HEALTH_KEPT_S:
             asked = [
                 gevent.spawn(self._row, backend, instance) for backend in backends for instance in backend.instances
@@ -68,5 +68,5 @@ class InstanceHealth:
         # a service that wants no checks may not have the page
         is_up = finding.is_well if rule else 0 < finding.status < 500
         status = "up" if is_up else "failing" if finding.status else "down"
-        found = {"status": status, "reason": finding.reason, "latency_ms": finding.latency_ms}
+        found = {"status": status, "answer": finding.reason, "latency_ms": finding.latency_ms}
         return {"service": backend.service.key, **row_of(instance), **found}

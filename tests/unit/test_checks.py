@@ -489,11 +489,11 @@ def test_the_page_says_who_answers_when_it_is_asked(status: int, check: ActiveRu
     (row,) = health.rows([backend])
     again = health.rows([backend])
 
-    assert {key: row[key] for key in ("service", "url", "status", "reason", "latency_ms", "state", "breaker")} == {
+    assert {key: row[key] for key in ("service", "url", "status", "answer", "latency_ms", "state", "breaker")} == {
         "service": "things",
         "url": URLS[0],
         "status": wanted,
-        "reason": "why",
+        "answer": "why",
         "latency_ms": 1.5,
         "state": "well",
         "breaker": "closed",

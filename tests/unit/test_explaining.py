@@ -402,6 +402,7 @@ def test_an_open_breaker_is_told_with_the_states_of_all_instances(file: Path) ->
     assert (one_open.passes, one_open.instance) == (True, second.url)
     assert one_open.instances == ((first.url, "well, breaker open"), (second.url, "well"))
     assert (both_open.status, both_open.code, both_open.decided_by) == (503, "CIRCUIT_OPEN", "backend")
+    assert b'outcome="breaker_open"' not in runtime_of(app).metrics.page()
 
 
 @pytest.mark.parametrize(
@@ -427,12 +428,17 @@ def test_a_mirror_is_told(app: Flask) -> None:
     assert asked(app, "GET", "/copied/x").steps[-1].words == "5 % of such requests are copied to other"
 
 
+def test_offline_nobody_is_at_the_entrance(app: Flask) -> None:
+    found = asked(app, "GET", "/other/", may_look=False)
+
+    assert [step.part for step in found.steps] == ["edge", "router", "backend"]
+
+
 def test_offline_instances_that_are_to_be_found_are_taken_for_there(app: Flask) -> None:
     found = asked(app, "GET", "/found/x", may_look=False)
 
     assert (found.passes, found.instance) == (True, "")
     assert found.steps[-1].words == "GET /found/x to one of dns:found.internal:80, registry"
-    assert "entrance" not in [step.part for step in found.steps]
 
 
 def test_verdicts_in_words(app: Flask) -> None:

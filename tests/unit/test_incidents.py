@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 import redis
+from gunicorn.config import Config
+from gunicorn.http import errors, message
+from gunicorn.http.message import Request
+from gunicorn.http.unreader import IterUnreader
 from structlog.testing import capture_logs
 
 from common.problems import BadGateway, BadRequest, NotFound, Problem
@@ -17,7 +22,7 @@ from gateway.exchange import Answer, Exchange
 from gateway.incidents import Asked, Incident, Incidents
 from gateway.policies.limited import limited
 from gateway.runtime import Runtime
-from gateway.whence import Whence, place_of
+from gateway.whence import Whence, own_file, place_of
 from tests.support.ports import free_port
 from tests.support.tokens import SharedSecret, claims
 from tests.unit import parts
@@ -344,12 +349,28 @@ def test_a_malformed_request_is_remembered_as_far_as_it_was_read(alone: Incident
 
 
 def test_of_what_the_parser_refused_only_the_caller_is_known(alone: Incidents) -> None:
-    try:
-        raise ValueError("a control character")
-    except ValueError as error:
-        alone.note_unread(BadRequest("no"), "req-1", "192.0.2.7", error)
+    with pytest.raises(errors.InvalidRequestLine) as refused:
+        Request(Config(), IterUnreader([b"nonsense\r\n\r\n"]), ("", 0))
+
+    alone.note_unread(BadRequest("no"), "req-1", "192.0.2.7", refused.value)
 
     found = alone.find("req-1")
     assert found is not None
-    assert (found.asked, found.whence.reason) == (Asked(caller="192.0.2.7"), "ValueError")
-    assert found.whence.place.startswith("tests/unit/test_incidents.py:")
+    assert (found.asked, found.whence.reason) == (Asked(caller="192.0.2.7"), "InvalidRequestLine")
+    file, _, line = found.whence.place.rpartition(":")
+    source = (Path(message.__file__).parents[2] / file).read_text().splitlines()
+    assert "raise InvalidRequestLine" in source[int(line) - 1]
+
+
+def test_texts_of_the_caller_are_cut(alone: Incidents) -> None:
+    environ = {"REQUEST_METHOD": "GET", "RAW_URI": f"/{'x' * 8000}", "HTTP_HOST": "h" * 8000}
+
+    alone.note_malformed(BadRequest("no"), environ, "req-1")
+
+    found = alone.find("req-1")
+    assert found is not None
+    assert (len(found.asked.path), len(found.asked.host)) == (incidents.LONGEST_TEXT, incidents.LONGEST_TEXT)
+
+
+def test_files_of_others_are_none_of_ours() -> None:
+    assert [own_file(name) for name in (json.__file__, incidents.__file__)] == ["", "gateway/incidents.py"]

@@ -201,6 +201,17 @@ def test_a_breaker_that_closes_is_closed_in_all(start: Start) -> None:
     assert other.state() == "well"
 
 
+def test_an_instance_whose_breaker_has_closed_gets_its_share_by_and_by(start: Start) -> None:
+    worker = start()
+    worker.serve(things(slow_start_s=60.0))
+    worker.find_broken()
+    before = worker.instance().weight
+
+    worker.breaker().learn("closed", 0.0)
+
+    assert (before, worker.instance().weight) == (1.0, pytest.approx(0.1, abs=0.05))
+
+
 def test_an_ejection_that_others_found_leaves_half_of_the_instances(start: Start) -> None:
     finder, other = start(), start()
     other.end.is_connected = finder.end.is_connected = False
@@ -382,12 +393,12 @@ def test_a_drain_holds_in_all_workers_of_all_hosts(start: Start, redis_url: str)
 
     with capture_logs() as logs:
         drained = workers[0].sharing.drain("things", FIRST, True, by="user:boss")
-    states = [worker.state() for worker in workers]
+    states = [(worker.state(), worker.instance().admits) for worker in workers]
     workers[1].sharing.drain("things", FIRST, False, by="user:boss")
 
     assert drained is workers[0].instance()
-    assert states == ["draining"] * 3
-    assert [worker.state() for worker in workers] == ["well"] * 3
+    assert states == [("draining", False)] * 3
+    assert [(worker.state(), worker.instance().admits) for worker in workers] == [("well", True)] * 3
     assert [(line["event"], line["by"]) for line in logs] == [("instance_draining", "user:boss")]
 
 
@@ -466,9 +477,10 @@ def test_the_last_word_holds_though_the_clock_of_the_one_before_was_fast(start: 
     assert (fast.state(), other.state()) == ("well", "well")
 
 
-@pytest.mark.parametrize("value", ["1", "1 ", "yes 1", "1 soon", "1 nan", "1 inf", "2 1", ""])
+@pytest.mark.parametrize("value", ["0", "0 ", "yes 2e9", "0 soon", "0 nan", "0 inf", "2 2e9", ""])
 def test_a_word_in_redis_that_makes_no_sense_is_passed_over(start: Start, redis_url: str, value: str) -> None:
     worker = start("a", redis_url)
+    worker.sharing.drain("things", FIRST, True, by="user:boss")
     with redis.Redis.from_url(redis_url) as client:
         client.hset(KEY, mapping={f"things {FIRST}": value, "things": "1 1", f"things {SECOND}": f"1 {NOW}"})
         client.hset(KEY, b"\xff \xff", "1 1")
@@ -476,7 +488,7 @@ def test_a_word_in_redis_that_makes_no_sense_is_passed_over(start: Start, redis_
     worker.end.reconnect()
     worker.do_later()
 
-    assert (worker.state(FIRST), worker.state(SECOND)) == ("well", "draining")
+    assert (worker.state(FIRST), worker.state(SECOND)) == ("draining", "draining")
 
 
 def test_a_drain_outlives_a_reload_and_the_instance(start: Start, redis_url: str) -> None:

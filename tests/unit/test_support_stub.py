@@ -77,7 +77,9 @@ def test_requests_of_one_connection_share_its_number(stub: StubService) -> None:
     assert stub.connections == 2
 
 
-@pytest.mark.parametrize("path", sorted(f"/{name}/0" for name in BEHAVIOURS.keys() - UNREADABLE - {"status", "long-status"}))
+@pytest.mark.parametrize(
+    "path", sorted(f"/{name}/0" for name in BEHAVIOURS.keys() - UNREADABLE - {"status", "long-status"})
+)
 def test_head_is_answered_without_a_body(stub: StubService, path: str) -> None:
     with wire.Connection(stub.port) as connection:
         answer = connection.exchange(wire.request_bytes("HEAD", path))
