@@ -77,7 +77,7 @@ CODES = (
     ),
     Code("SERVICE_UNAVAILABLE", 503, "Not available just now.", "Wait for `Retry-After` seconds."),
     Code("CIRCUIT_OPEN", 503, "The service failed repeatedly and is left alone.", "It is tried again by itself."),
-    Code("NO_INSTANCE", 503, "No instance of the service is known.", "Is it started, and does its name resolve?"),
+    Code("NO_INSTANCE", 503, "No instance is known, or all are drained.", "Is it up, and in /services?"),
     Code("OVERLOADED", 503, "More requests than can be borne; none was sent.", "Wait for `Retry-After` seconds."),
     Code("SERVICE_BUSY", 503, "All connections to the service are in use.", "Wait; BACKEND_POOL_SIZE raises it."),
     Code("IDENTITY_UNAVAILABLE", 503, "No key to verify tokens with could be had.", "Is user_service running?"),

@@ -273,7 +273,7 @@ class ServiceEntry(Rules, Place):
         None, description="Default: CONNECT_TIMEOUT."
     )
     try_timeout_s: Given[Seconds] = Field(None, description="For one try; default: all of `timeout_s`.")
-    retries: int = Field(1, ge=0, le=5, description="How many more tries, other instances first, where that can't hurt.")
+    retries: int = Field(1, ge=0, le=5, description="More tries, at other instances first, where that can't hurt.")
     retry_on: list[Annotated[int, Field(ge=500, le=599)]] = Field(
         default_factory=lambda: [502, 503, 504], description="Statuses after which it is tried again."
     )

@@ -155,8 +155,10 @@ def services_health() -> Response:
 
 
 def readiness_checks(keys: Keys) -> dict[str, Check]:
-    """What the gateway can't work without: keys to verify tokens with, if any service wants tokens. Services may be down,
-    Redis may be away."""
+    """What the gateway can't work without: keys to verify tokens with, if any service wants tokens.
+
+    Services may be down, Redis may be away.
+    """
 
     def identity() -> None:
         wants_tokens = any(not service.is_public for service in current_exchange().table.services.values())

@@ -449,15 +449,12 @@ def test_no_request_asks_redis_about_instances(fleet: Fleet) -> None:
     fleet.wait_for("quiet", fleet.second, "well")
 
     before = commands_of(fleet.valkey)
-    began = time.monotonic()
-    answers = fleet.ask("quiet", count=200)
-    elapsed_s = time.monotonic() - began
+    answers = fleet.ask("quiet", count=200) + fleet.ask("quiet", count=200)
     time.sleep(0.2)
-    during = sum((commands_of(fleet.valkey) - before).values())
+    during = commands_of(fleet.valkey) - before
 
-    assert Counter(answers) == {200: 200}
-    # news of checks, signs of life of the connections that listen
-    assert during <= 10 + 30 * elapsed_s, commands_of(fleet.valkey) - before
+    assert Counter(answers) == {200: 400}
+    assert sum(during.values()) < 100, during  # news of checks, and signs of life of the connections that listen
 
 
 def test_a_frozen_instance_is_left_out_and_is_back_when_it_goes_on(
