@@ -140,6 +140,6 @@ def _spellings(host: str) -> Iterator[str]:
     cut = normal.find(":", normal.find("]") + 1)
     name, ports = (normal, ("",)) if cut < 0 else (normal[:cut], (normal[cut:], ""))
     yield from (name + port for port in ports)
-    while not name.startswith("[") and (dot := name.find(".")) > 0:
+    while (dot := name.find(".")) > 0:
         name = name[dot + 1 :]
         yield from (f"*.{name}{port}" for port in ports)

@@ -198,7 +198,7 @@ def test_who_has_no_time_left_is_told_so_and_nobody_is_asked(gateway: Gateway) -
 
 
 def test_a_verbatim_service_gets_what_the_caller_wrote_and_nothing_else(gateway: Gateway) -> None:
-    gateway.get("/proxied/slow/0.3", wishing(100))
+    assert gateway.get("/proxied/slow/0.3", wishing(100)).status == 200
     gateway.get("/proxied/echo")
 
     wished, silent = gateway.arrived

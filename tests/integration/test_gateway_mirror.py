@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Generator
 from contextlib import ExitStack
@@ -44,6 +45,8 @@ services:
   all: {{{{url: "{{url}}", public: true, path: /, mirror: {{{{service: shadow}}}}}}}}
   some: {{{{url: "{{url}}", public: true, path: /, mirror: {{{{service: shadow, percent: 20}}}}}}}}
   kept: {{{{url: "{{url}}", public: true, path: /, cache: true, mirror: {{{{service: shadow}}}}}}}}
+  crowded: {{{{url: "{shadow.url}", public: true, path: /, load: {{{{in_flight: 1, queue: 1, wait_ms: 5000}}}}}}}}
+  crowding: {{{{url: "{{url}}", public: true, path: /, mirror: {{{{service: crowded}}}}}}}}
   vain: {{{{url: "{{url}}", public: true, path: /, mirror: {{{{service: down}}}}}}}}
 """
         yield Mirrored(start_gateway(services=services, WEB_CONCURRENCY="1"), shadow)
@@ -124,6 +127,20 @@ def test_a_long_body_streams_and_is_not_copied(mirrored: Mirrored) -> None:
     assert answer.json()["length"] == 300_000
     assert mirrored.counted("shadow", "uncopied") == before + 1
     assert mirrored.shadow.requests == []
+
+
+def test_a_copy_takes_nobody_the_place(mirrored: Mirrored) -> None:
+    inside = threading.Thread(target=mirrored.gateway.get, args=("/crowded/slow/1",))
+    inside.start()
+    mirrored.copies(1)
+    mirrored.gateway.get("/crowding/echo?copied")  # its copy waits; there is one place to wait
+    mirrored.gateway.wait_for_metric('gateway_waiting{service="crowded"} 1.0')
+
+    answer = mirrored.gateway.get("/crowded/echo?asked")
+    inside.join()
+
+    assert answer.status == 200
+    assert [copy.target for copy in mirrored.shadow.requests] == ["/slow/1", "/echo?asked"]
 
 
 def test_copies_are_dropped_when_too_many_are_under_way(mirrored: Mirrored) -> None:
