@@ -58,9 +58,7 @@ CODES = (
     Code("UNSUPPORTED_MEDIA_TYPE", 415, "The body is not JSON.", "Send `Content-Type: application/json`."),
     Code("EXPECTATION_FAILED", 417, "An expectation other than 100-continue.", "Leave the Expect field out."),
     Code("VALIDATION_ERROR", 422, "Well-formed, but fields are wrong.", "`errors` names each."),
-    Code(
-        "CONFIGURATION_REFUSED", 422, "The services file has faults; the one in force stays.", "`errors` names each."
-    ),
+    Code("CONFIGURATION_REFUSED", 422, "The services file has faults; the one in force stays.", "`errors` names each."),
     Code("PASSWORD_TOO_SHORT", 422, "The new password is too short.", "Choose a longer one."),
     Code("UNKNOWN_PRODUCT", 422, "An order for a product that does not exist.", "`errors` names it."),
     Code(

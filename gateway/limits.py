@@ -218,6 +218,7 @@ def init_app(app: Flask, settings: GatewaySettings, pool: redis.ConnectionPool, 
         strategy="moving-window",
         headers_enabled=False,  # its Retry-After would be on good answers too; `on_limit` sets it on 429
         in_memory_fallback_enabled=True,
+        swallow_errors=True,  # of requests that meet a store which goes away while another one finds that out
         key_prefix="pages",
     )
     app.extensions["limiter_of_pages"] = limiter

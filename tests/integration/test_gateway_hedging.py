@@ -62,6 +62,7 @@ services:
     ejection: off
     breaker: off
     hedge: {{{{after_ms: 50, budget: 1}}}}
+  learned: {{{{{both}, balance: peak-ewma, hedge: {{{{after_ms: 100, budget: 1}}}}}}}}
   plain: {{{{{both}}}}}
   lonely: {{{{url: "{slow.url}", public: true, path: /, hedge: {{{{after_ms: 50, budget: 1}}}}}}}}
   brief: {{{{{both}, timeout_s: 0.6, hedge: {{{{after_ms: 100, budget: 1}}}}}}}}
@@ -130,6 +131,13 @@ def test_a_service_with_one_instance_is_not_asked_twice(pair: Pair) -> None:
     assert pair.gateway.get("/lonely/slow/0.2").status == 200
 
     assert pair.seen == 1
+
+
+def test_a_balancer_that_goes_by_latency_learns_from_what_was_called_off(pair: Pair) -> None:
+    for _ in range(12):
+        assert pair.gateway.get(f"/learned{SLOW}").status == 200
+
+    assert len(pair.slow.requests) <= 4
 
 
 def test_only_first_tries_are_hedged(pair: Pair) -> None:

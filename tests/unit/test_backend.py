@@ -19,6 +19,7 @@ from common.problems import BadGateway, GatewayTimeout, ServiceUnavailable
 from gateway.backend.backend import Backend
 from gateway.backend.call import Call
 from gateway.backend.countdown import Countdown
+from gateway.backend.hedges import Hedges
 from gateway.body import Body
 from gateway.exchange import Answer
 from gateway.observability.metrics import Metrics
@@ -252,6 +253,40 @@ def test_a_copy_is_sent_once_whatever_happens_and_earns_nobody_a_retry(stubs: li
     made.send(call(target="/status/502"))  # there is the one token of the beginning
     made.send(call(target="/status/502"))
     assert sum(seen(stubs)) <= 6 + 3
+
+
+def test_neither_a_copy_nor_what_may_change_something_is_hedged() -> None:
+    assert Hedges.wants(call())
+    assert Hedges.wants(call("HEAD"))
+    assert not Hedges.wants(call("DELETE"))
+    assert not Hedges.wants(call("GET", body=b"x"))
+    assert not Hedges.wants(replace(call(), is_copy=True))
+
+
+def test_an_instance_whose_connections_are_all_in_use_is_passed_over(stubs: list[StubService]) -> None:
+    made = backend(*(stub.url for stub in stubs), pool=1)
+    held = made.send(call(target="/bytes/200000"))
+    began = time.monotonic()
+
+    answers = [made.send(call()) for _ in range(4)]
+    held.close()
+
+    assert {answer.status for answer in answers} == {200}
+    assert time.monotonic() - began < 1
+    assert sorted(seen(stubs)) == [1, 4]
+
+
+def test_a_connection_is_waited_for_no_longer_than_there_is_time(stubs: list[StubService]) -> None:
+    made = backend(stubs[0].url, pool=1)
+    held = made.send(call(target="/bytes/200000"))
+    began = time.monotonic()
+
+    with pytest.raises(ServiceUnavailable) as told:
+        made.send(call(total_s=0.2))
+    held.close()
+
+    assert told.value.code == "SERVICE_BUSY"
+    assert 0.15 < time.monotonic() - began < 1
 
 
 def narrow(stub: StubService) -> Backend:
