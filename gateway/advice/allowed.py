@@ -36,7 +36,7 @@ def keys(location: Location) -> list[str]:
 @functools.cache
 def elsewhere(key: str) -> tuple[str, ...]:
     """Where `key` may stand: `services.NAME.breaker.failures`."""
-    return tuple(path for path in _paths("", _schema(), ()) if path.rpartition(".")[2] == key)
+    return tuple(path for path in dict.fromkeys(_paths("", _schema())) if path.rpartition(".")[2] == key)
 
 
 @functools.cache
@@ -104,17 +104,13 @@ def _bounds(schema: Schema) -> str:
     return ", ".join(least + ([f"at most {schema['maximum']:g}"] if "maximum" in schema else []))
 
 
-def _paths(path: str, schema: Schema, above: tuple[str, ...]) -> Iterator[str]:
-    """Of `schema`, which stands at `path`, and of all below it but what is `above` already."""
+def _paths(path: str, schema: Schema) -> Iterator[str]:
+    """Of `schema`, which stands at `path`, and of all below it."""
+    yield path
     for option in _options(schema):
-        title = str(option.get("title", ""))
-        if title in above:
-            continue
-        inside = (*above, title) if "properties" in option else above
-        yield path
         for key, below in option.get("properties", {}).items():
-            yield from _paths(f"{path}.{key}".lstrip("."), below, inside)
+            yield from _paths(f"{path}.{key}".lstrip("."), below)
         for below in option.get("patternProperties", {}).values():
-            yield from _paths(f"{path}.NAME", below, inside)
+            yield from _paths(f"{path}.NAME", below)
         if "items" in option:
-            yield from _paths(path, option["items"], inside)
+            yield from _paths(path, option["items"])

@@ -103,6 +103,37 @@ def test_an_unknown_key_is_told_with_the_keys_of_its_place(entry: str, told: str
     assert told in "\n".join(faults(of_things(entry)))
 
 
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ("breaker: {failures: 0}", "3:15: breaker.failures: must be a whole number of 1 or more (here: 0)"),
+        ("breaker: {fallback: {}}", "3:15: breaker.fallback: needs a status, or stale: true"),
+        ("versions: {v2: {url: http://x}}", "3:16: versions.v2: must be a whole number from 2, like 2"),
+        (
+            "aliases: [A]",
+            "3:15: aliases.0: must be a name of lower-case letters, digits and hyphens, like grade-books (here: 'A')",
+        ),
+    ],
+)
+def test_the_value_is_shown_where_it_is_the_fault_and_not_where_the_key_or_the_whole_is(entry: str, told: str) -> None:
+    assert faults(of_things(entry)) == [told]
+
+
+def test_what_is_known_is_listed_but_not_without_end() -> None:
+    names = [f"s{number}" for number in range(51)]
+    services = ", ".join(f"{name}: {{url: http://h}}" for name in names)
+
+    alone = faults("services: {things: {url: http://h, mirror: {service: zzz}}}")
+    few, many = (
+        faults(f"services: {{things: {{url: http://h, mirror: {{service: zzz}}}}, {text}}}")
+        for text in (services.partition(", s50")[0], services)
+    )
+
+    assert alone == ["1:45: mirror.service: there is no service zzz; known: none"]
+    assert few[0].endswith("known: " + ", ".join(names[:50]))
+    assert many[0].endswith("known: " + ", ".join(names[:50]) + ", ...")
+
+
 def test_an_unknown_key_of_a_route_is_told_with_the_keys_of_routes() -> None:
     (told,) = faults(of_route("method: [GET]"))
 
