@@ -193,10 +193,9 @@ def _tries(routes: Sequence[Route], method: str) -> Iterable[tuple[Sequence[Rout
 def _why_not(route: Route, method: str, exchange: Exchange) -> str:
     if not route.takes(method):
         return f"takes {', '.join(route.methods)}, not {exchange.method}"
-    host, query, conditions = exchange.forwarding.host, exchange.target.query, route.conditions
-    if not conditions or conditions.hold(host, exchange.headers, query):
+    if not route.conditions:
         return ""
-    return conditions.why_not(host, exchange.headers, query)
+    return route.conditions.why_not(exchange.forwarding.host, exchange.headers, exchange.target.query)
 
 
 def _version_of(found: Found[Templates[Route]], exchange: Exchange) -> Templates[Route]:

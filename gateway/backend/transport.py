@@ -38,8 +38,8 @@ class _CarefulPool:
     _is_retired = False
 
     def retire(self) -> None:
-        """Keep no connection: those that idle are closed now, the others when they come back. Who waits for one still
-        gets it. (urllib3's own `close` would leave the waiting in the lurch.)"""
+        """Keep no connection: those that idle are closed now, the others when they come back. Who is late still gets
+        one. (urllib3's own `close` would refuse it.)"""
         self._is_retired = True
         places = cast("LifoQueue[RawConnection | None]", cast("HTTPConnectionPool", self).pool)
         taken = [places.get(block=False) for _ in range(places.qsize())]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,20 @@ import yaml
 from structlog.testing import capture_logs
 
 from gateway import EXPLICIT, create_app, reload
+from gateway.backend.backend import Backend
+from gateway.backend.call import Call
+from gateway.backend.countdown import Countdown
+from gateway.body import Body
 from gateway.compiler import Compiler
+from gateway.observability.metrics import Metrics
 from gateway.reload import Loader, Refused, printable
 from gateway.revisions import STATE, InDirectory, NothingBefore, NotNow
 from gateway.runtime import Runtime, runtime_of
-from gateway.services import ServicesError
+from gateway.services import Address, ServicesError, Sources
 from gateway.table import Table
 from tests.support.processes import wait_until
+from tests.support.stub import StubService
+from tests.unit import parts
 from tests.unit.parts import clean_environment, settings
 
 SHOP = {name: {"url": "http://127.0.0.1:1"} for name in ("users", "orders", "products")}
@@ -578,6 +586,30 @@ def test_file_that_changes_while_it_is_read_is_put_off(worker: Runtime, file: Fi
             reading.result(timeout=5)
 
     assert (worker.table.revision, worker.loader.history.look.faults) == (1, ())
+
+
+def test_instance_that_nobody_picks_any_more_serves_who_is_late_and_keeps_no_connection(stub: StubService) -> None:
+    service = parts.service(sources=Sources((Address(stub.url),)))
+    backend = Backend(service, settings(backend_pool_size=1), Metrics())
+    backend.send(call()).close()
+    (instance,) = backend.instances
+    instance.close()
+
+    statuses = [backend.send(call()).status for _ in range(2)]  # such as a retry of one that began before
+
+    assert statuses == [200, 200]
+    wait_until(lambda: stub.open_connections == 0, "the end of the connections")
+
+
+def call() -> Call:
+    body = Body(io.BytesIO(), 0, is_bounded=True, is_taken_in=True)
+    return Call("GET", "/", [], body, Countdown(5.0), 5.0)
+
+
+@pytest.fixture
+def stub() -> Generator[StubService]:
+    with StubService() as service:
+        yield service
 
 
 def test_stored_text_that_is_no_good_any_more_keeps_the_table(workers: Workers, file: File, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_unknown_service_is_not_found_and_the_known_ones_are_listed(runtime: Run
     made = router(("/", "GET"))
     made.add(Route("others", OTHERS, "/others", "/others", "/", ("GET",), parts.answering()))
 
-    with pytest.raises(NotFound, match="others, things") as refused:
+    with pytest.raises(NotFound, match=r"there are others, things\.$") as refused:
         matched(made, runtime, "GET", target)
 
     assert refused.value.code == "SERVICE_NOT_FOUND"
@@ -286,7 +286,26 @@ def test_the_same_template_under_two_prefixes_is_two_routes() -> None:
 
     made.add(Route("alias", THINGS, "/stuff", "/things", "/", ("GET",), parts.answering()))
 
-    assert made.prefixes == ["/stuff", "/things"]
+    made.add(Route("all", OTHERS, "", "", "/", ("GET",), parts.answering()))
+    made.add(Route("all", OTHERS, "", "", "/x", ("GET",), parts.answering()))
+
+    assert made.prefixes == ["/", "/stuff", "/things"]
+    assert [route.prefix for route in made.routes] == ["/things", "/stuff", "", ""]
+
+
+def test_the_routes_that_were_looked_at_are_told_up_to_the_one_that_matches(runtime: Runtime) -> None:
+    seen = list(TABLE.candidates(parts.exchange(runtime, "PUT", "/things/new")))
+
+    assert [(candidate.route.name, candidate.why_not) for candidate in seen] == [
+        ("GET /new", "takes GET, not PUT"),
+        ("GET,PUT /<id>", ""),
+    ]
+
+
+def test_a_head_is_told_as_such_where_no_route_takes_it(runtime: Runtime) -> None:
+    seen = list(TABLE.candidates(parts.exchange(runtime, "HEAD", "/things/7/lines/3/4")))
+
+    assert [candidate.why_not for candidate in seen] == ["takes DELETE, not HEAD"]
 
 
 def test_the_handler_of_the_route_is_run_with_the_exchange(runtime: Runtime) -> None:
