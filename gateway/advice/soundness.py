@@ -42,13 +42,17 @@ def sound(file: YamlFile) -> Sound:
             # once more: some things are only looked at when all keys of an entry are well
             found += values.findings(error, file)
             locations = [fault["loc"] for fault in error.errors(include_url=False)]
-            document = _without(document, locations, damaged)
+            rest = _without(document, locations, damaged)
+            if rest == document:  # a key is told otherwise than it stands there, such as half a surrogate pair
+                damaged.setdefault(WHOLE, set()).add("services")
+                rest = {"services": {}}
+            document = rest
             continue
         return Sound(entries, {name: frozenset(keys) for name, keys in damaged.items()}, tuple(found))
 
 
 def _without(document: object, locations: Iterable[Location], damaged: dict[str, set[str]]) -> Mapping[str, object]:
-    """`document` without what the locations are in. Each call takes something away, so there is an end to them."""
+    """`document` without what the locations are in; the same where none of them leads anywhere."""
     top = _copy(document)
     services = _copy(top.get("services"))
     for location in locations:

@@ -477,3 +477,9 @@ def test_an_address_loses_its_trailing_slash_only(text: str) -> None:
 def test_what_is_not_an_address_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match=r"^must"):
         parse_address(value)
+
+
+def test_half_a_surrogate_pair_as_a_name_is_a_fault_like_any_other(faults: Callable[..., list[str]]) -> None:
+    (fault,) = faults('services: {"\\ud800": {url: "http://a"}}')
+
+    assert fault.startswith("s.yaml:1:")
