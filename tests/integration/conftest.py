@@ -149,7 +149,9 @@ class Gateway:
         return [line for line in self.process.log().splitlines() if any(mark in line for mark in wrong)]
 
 
-def honest(subject: str = "u1", roles: Sequence[str] = ("customer",), *, lifetime_s: float = 14_400) -> dict[str, object]:
+def honest(
+    subject: str = "u1", roles: Sequence[str] = ("customer",), *, lifetime_s: float = 14_400
+) -> dict[str, object]:
     """The claims of an access token as user_service issues it."""
     return claims(subject, lifetime_s=lifetime_s, username=subject, roles=list(roles), **ISSUED)
 
