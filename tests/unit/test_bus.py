@@ -244,9 +244,9 @@ def test_who_fails_to_take_news_is_told_in_the_log_and_keeps_nobody_else_from_th
     worker.bus.on("t", fail)
     worker.bus.on("t", worker.heard.append)
     worker.bus.on_reconnect.append(lambda: fail({}))
-    worker.bus.start(lambda: one.is_running)
 
     with capture_logs() as logs:
+        worker.bus.start(lambda: one.is_running)
         wait_until(lambda: worker.bus.is_connected, "the bus")
         for number in range(3):
             one.bus.tell("t", {"n": number})
