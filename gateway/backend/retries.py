@@ -134,14 +134,13 @@ class Tries:
         self._ready_at[url] = self._clock() + seconds
 
     def candidates(self, admitting: Sequence[A]) -> list[A]:
-        """Those of `admitting` to choose from next: whoever was not asked yet, else whoever may be asked again first.
-        None when all of them have refused."""
+        """Those of `admitting` to choose from now: whoever was not asked yet, else whoever may be asked again. None
+        when all of them have refused or want to be left alone."""
+        return self._candidates(admitting, self._clock())
+
+    def _candidates(self, admitting: Sequence[A], moment: float) -> list[A]:
         unasked = [instance for instance in admitting if instance.url not in self._ready_at]
-        if unasked:
-            return unasked
-        soonest = min((self._ready_at[instance.url] for instance in admitting), default=math.inf)
-        latest = max(soonest, self._clock())
-        return [instance for instance in admitting if self._ready_at[instance.url] <= latest < math.inf]
+        return unasked or [instance for instance in admitting if self._ready_at[instance.url] <= moment]
 
     def pause_s(
         self, failure: Failure, admitting: Sequence[Askable], *, left_s: float, is_body_untouched: bool
@@ -150,7 +149,9 @@ class Tries:
 
         `left_s` is what the request's time leaves.
         """
-        candidates = self.candidates(admitting)
+        now = self._clock()
+        soonest = min((self._ready_at.get(instance.url, 0.0) for instance in admitting), default=math.inf)
+        candidates = self._candidates(admitting, max(soonest, now)) if soonest < math.inf else []
         if not candidates or left_s <= 0 or not may_retry(failure, self._method, is_body_untouched=is_body_untouched):
             return None
         was_asked = candidates[0].url in self._ready_at
@@ -159,10 +160,10 @@ class Tries:
             return 0.0
         if self.made > self._retries:
             return None
-        wait_s = 0.0
-        if was_asked:
-            wait_s = max(0.0, min(self._ready_at[instance.url] for instance in candidates) - self._clock())
+        wait_s = max(0.0, soonest - now)
         rest_s = wait_s + backoff_s(self.made, base_s=BACKOFF_BASE_S, longest_s=BACKOFF_LONGEST_S, draw=self._draw)
-        if wait_s > LONGEST_RETRY_AFTER_S or rest_s >= left_s:
+        if wait_s > LONGEST_RETRY_AFTER_S or rest_s >= left_s or not (has_reached_nobody or self._budget.take()):
             return None
-        return rest_s if has_reached_nobody or self._budget.take() else None
+        if was_asked:  # they are waited for, so whatever a timer's grain is, they may be asked then
+            self._ready_at.update((instance.url, 0.0) for instance in candidates)
+        return rest_s

@@ -900,6 +900,7 @@ def test_a_reload_leaves_no_service_without_its_instances_for_a_moment(
     with client(valkey.url) as other:
         Registry(other).register("things", C)
     runtime = start(things=["dns:things.internal:80", "registry"])
+    settle(lambda: weights(runtime) == {A: 1, C: 1}, "the instances")
     before = runtime.table.backends["things"]
     nameserver.spoil("things.internal", "drop")
     valkey.kill()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.backend.retries import (
@@ -163,7 +163,7 @@ def test_whoever_was_not_asked_yet_goes_before_those_who_were() -> None:
 def test_of_those_who_were_asked_only_who_wants_to_be_is_asked_again() -> None:
     request = Request(retries=9).ask(A, retry_after_s=2).ask(B, retry_after_s=1)
 
-    assert request.tries.candidates([A, B]) == [B]
+    assert request.tries.candidates([A, B]) == []
     request.clock.now += 1.5
     assert request.tries.candidates([A, B]) == [B]
     request.clock.now += 0.5
@@ -274,6 +274,19 @@ def test_the_one_that_may_be_asked_first_is_waited_for() -> None:
     assert request.tries.candidates([A, B]) == [B]
 
 
+def test_nobody_is_asked_before_the_time_when_the_others_have_gone_meanwhile() -> None:
+    request = Request().ask(A, retry_after_s=1)
+    rest_s = request.pause_s([A, B])
+    assert rest_s is not None
+    request.clock.now += rest_s
+
+    assert request.tries.candidates([A]) == []
+
+    request.clock.now += 1
+    assert request.tries.candidates([A]) == [A]
+
+
+@example("GET", 1, [(Failure.STATUS, 1.0, 3), (Failure.NOT_CONNECTED, 0.0, 1)])
 @given(
     st.sampled_from(["GET", "POST", "PUT", "PATCH"]),
     st.integers(0, 5),
