@@ -19,7 +19,7 @@ FROM python:3.12-slim
 # an empty named volume takes the owner of the folder it is mounted on: so `secrets` in docker-compose.yml needs no root
 RUN groupadd --gid 10001 app \
  && useradd --uid 10001 --gid app --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin app \
- && install -d -o app -g app /secrets/postgres /secrets/users /secrets/products /secrets/orders
+ && install -d -o app -g app /secrets/postgres /secrets/users /secrets/products /secrets/orders /secrets/gateway
 COPY --from=build /venv /venv
 COPY --from=build /app /app
 ENV PATH=/venv/bin:$PATH \

@@ -29,6 +29,7 @@ CODES = (
     Code("MALFORMED_HOST", 400, "No, several or malformed Host fields.", "Send one Host field."),
     Code("UNSAFE_PATH", 400, "A path that could be read in two ways.", "Write it without .. %2e %2f %5c \\ and NUL."),
     Code("UNSUPPORTED_TARGET", 400, "A request target such as `*`.", "Ask for a path that begins with a slash."),
+    Code("AMBIGUOUS_CREDENTIALS", 400, "More than one credential.", "Send a token or an API key, not both."),
     Code("INCOMPLETE_BODY", 400, "The body ended before its announced length.", "Send all of it."),
     Code("UNAUTHORIZED", 401, "Not without credentials.", "Log in and send the token."),
     Code("TOKEN_REQUIRED", 401, "There is no token.", "Send `Authorization: Bearer <token>`."),
@@ -70,6 +71,9 @@ CODES = (
     Code("METHOD_NOT_IMPLEMENTED", 501, "CONNECT and TRACE are not offered.", "There is no way."),
     Code("BAD_GATEWAY", 502, "The service failed.", "Look at /health/services."),
     Code("SERVICE_UNREACHABLE", 502, "No connection to the service, tried twice.", "Is it running? /health/services."),
+    Code(
+        "SERVICE_NOT_TRUSTED", 502, "TLS with the service fails.", "`call_failed` in the log says why; see docs/tls.md."
+    ),
     Code(
         "BAD_ANSWER", 502, "The service broke off, or what it sent is not HTTP.", "Look for its log lines of this id."
     ),

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, ClassVar
 
 import redis
 from pydantic import AfterValidator, Field
 
-from common.settings import IdentitySettings, OptionalText, Secret, strong_secret
+from common.settings import IdentitySettings, OptionalText
 
 ADDRESS = r"^https?://[^/?#@\s]+$"
 """Where an instance is: no path, no user name or password."""
@@ -43,13 +40,8 @@ class ServiceSettings(IdentitySettings):
         validation_alias="WEB_CONCURRENCY",
         description="Worker processes; by default one a core.",
     )
-    var_dir: Path = Field(Path("var"), description="Where a development run keeps its databases and secrets.")
     database_url: OptionalText = None
     database_pool_size: int = Field(10, ge=1, le=200, description="Database connections, for each worker.")
-    service_secret: Secret = Field(
-        None, description="With it the services prove to each other who they are. Required in production."
-    )
-
     registry_url: Annotated[OptionalText, AfterValidator(_redis_url)] = Field(
         None, description="The Redis in which the service says where it is; without one it does not."
     )
@@ -68,31 +60,7 @@ class ServiceSettings(IdentitySettings):
     def effective_database_url(self) -> str:
         return self.database_url or f"sqlite:///{self.var_dir / self.plural}.db"
 
-    def effective_service_secret(self) -> str:
-        """`SERVICE_SECRET`, or on a development run a random one that the processes of this folder share."""
-        return self.service_secret or shared_development_secret(self.var_dir / "service_secret")
-
     def contradictions(self) -> Iterable[str]:
         yield from super().contradictions()
         if self.is_production and not self.database_url:
             yield f"{self.plural.upper()}_DATABASE_URL or DATABASE_URL: is required when ENVIRONMENT=production"
-        if self.is_production and not self.service_secret:
-            yield "SERVICE_SECRET: is required when ENVIRONMENT=production; make one with: openssl rand -base64 48"
-
-
-def shared_development_secret(path: Path) -> str:
-    """The secret in the file `path`, which is made, readable by its owner only, where it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_urlsafe(48))
-    try:
-        os.link(draft, path)  # atomic, and it loses politely against another process
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
-    secret = strong_secret(path.read_text().strip())
-    assert secret is not None
-    return secret

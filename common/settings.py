@@ -7,7 +7,9 @@ secrets), `.env`. A problem never shows the value it is about: it may be a secre
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from click import ClickException
@@ -122,6 +124,19 @@ class IdentitySettings(Settings):
         validation_alias=AliasChoices("JWT_SECRET_KEY", "SECRET_KEY"),
         description="Simple mode: all processes sign and verify tokens with this secret (HS256) instead of EdDSA keys.",
     )
+    service_secret: Secret = Field(
+        None, description="With it our processes prove to each other who they are. Required in production."
+    )
+    var_dir: Path = Field(Path("var"), description="Where a development run keeps its databases and secrets.")
+
+    def effective_service_secret(self) -> str:
+        """`SERVICE_SECRET`, or on a development run a random one that the processes of this folder share."""
+        return self.service_secret or shared_development_secret(self.var_dir / "service_secret")
+
+    def contradictions(self) -> Iterable[str]:
+        yield from super().contradictions()
+        if self.is_production and not self.service_secret:
+            yield "SERVICE_SECRET: is required when ENVIRONMENT=production; make one with: openssl rand -base64 48"
 
 
 def load(settings: type[S], component: str, **overrides: object) -> S:
@@ -206,3 +221,21 @@ def _sentence(settings: type[Settings], item: ErrorDetails) -> str:
     if item["type"] == "missing":
         return f"{name}: is required and not set"
     return f"{name}: {item['msg'].removeprefix('Value error, ')}"
+
+
+def shared_development_secret(path: Path) -> str:
+    """The secret in the file `path`, which is made, readable by its owner only, where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_urlsafe(48))
+    try:
+        os.link(draft, path)  # atomic, and it loses politely against another process
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+    secret = strong_secret(path.read_text().strip())
+    assert secret is not None
+    return secret

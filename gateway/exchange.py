@@ -12,8 +12,10 @@ from http.cookies import Morsel, SimpleCookie
 from typing import TYPE_CHECKING, Protocol
 
 from common.keys import InvalidToken, KeysUnavailable
-from common.tokens import Identity, bearer_token
+from common.problems import Problem
+from common.tokens import Identity
 from gateway.body import Body
+from gateway.credentials import Credential, credential_of
 from gateway.headers import Forwarding
 from gateway.rewriting import capture
 from gateway.targets import Target
@@ -88,6 +90,8 @@ class Exchange:
     """Gives, for the code of a problem, the kept answer that may be told instead though it is too old."""
     _identity: Identity | Exception | None = field(default=None, init=False)
     _identity_known: bool = field(default=False, init=False)
+    access_token: str = field(default="", init=False)
+    """The token that was verified, whatever it was shown as; the service gets it."""
 
     @property
     def identity(self) -> Identity | None:
@@ -101,7 +105,7 @@ class Exchange:
         return self._identity if isinstance(self._identity, Identity) else None
 
     def require_identity(self) -> Identity | None:
-        """As `identity`, but raises `InvalidToken` or `KeysUnavailable` for a token that is not good."""
+        """As `identity`, but raises `InvalidToken`, `KeysUnavailable` or a `Problem` for what is not good."""
         outcome = self._verified()
         if isinstance(outcome, Exception):
             raise outcome
@@ -127,12 +131,22 @@ class Exchange:
         """What the names in the route's template stand for, as the caller wrote it."""
         return capture(self.route.template, self.target.after(self.prefix_segments).split("/")[1:])
 
+    @property
+    def credential(self) -> Credential | None:
+        """What the request shows of who it is. Raises `BadRequest` or `InvalidToken`."""
+        return credential_of(self.headers)
+
     def _verified(self) -> Identity | Exception | None:
         if not self._identity_known:
             self._identity_known = True
             try:
-                token = bearer_token(self.headers.get("authorization"))
-                self._identity = self.runtime.verifier.verify(token) if token is not None else None
-            except (InvalidToken, KeysUnavailable) as error:
+                self._identity = self._verify(self.credential)
+            except (InvalidToken, KeysUnavailable, Problem) as error:
                 self._identity = error
         return self._identity
+
+    def _verify(self, shown: Credential | None) -> Identity | None:
+        if shown is None:
+            return None
+        self.access_token = shown.value
+        return self.runtime.verifier.verify(self.access_token)

@@ -133,6 +133,9 @@ def _outgoing_headers(exchange: Exchange, hops: int | None) -> HeaderList:
     else:
         identity = _identity_headers(exchange)
         headers = outgoing_headers(exchange.headers, exchange.forwarding, identity, exchange.request_id)
+        if identity:
+            headers = [pair for pair in headers if pair[0].lower() != "authorization"]
+            headers.append(("Authorization", f"Bearer {exchange.access_token}"))
         headers = headers if told is None else [("Host", told), *headers]
     if hops is not None:
         fewer = str(hops - 1)

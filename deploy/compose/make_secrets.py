@@ -4,7 +4,7 @@ Each reader has a volume of its own, so a service can't read another's password:
 
     /secrets/postgres/postgres_password      the server's superuser, for `postgres` and `database_setup`
     /secrets/users/users_database_url        the role `users` with its password; products and orders alike
-    /secrets/users/service_secret            one secret, the same for the three services
+    /secrets/users/service_secret            one secret, the same for the three services and the gateway
 
 The files are named as common.settings wants them in SECRETS_DIR. No value is ever printed.
 """
@@ -19,6 +19,8 @@ from pathlib import Path
 ROOM = Path("/secrets")
 DATABASES = ("users", "products", "orders")
 """The databases, named like the roles that own them."""
+READERS = (*DATABASES, "gateway")
+"""Who proves with the service secret that it is one of us."""
 SERVER = "postgres:5432"
 
 OWNER_ONLY = 0o400
@@ -28,11 +30,11 @@ ANY_USER = 0o444  # of the containers that mount the volume: PostgreSQL runs as 
 def make_all(room: Path) -> list[Path]:
     """Make what is missing under `room`; returns the paths that are new."""
     wanted = [(room / "postgres" / "postgres_password", secrets.token_urlsafe(32), ANY_USER)]
-    service_secret = _kept(room / name / "service_secret" for name in DATABASES) or secrets.token_urlsafe(48)
+    service_secret = _kept(room / name / "service_secret" for name in READERS) or secrets.token_urlsafe(48)
     for name in DATABASES:
         url = f"postgresql://{name}:{secrets.token_urlsafe(32)}@{SERVER}/{name}"
         wanted.append((room / name / f"{name}_database_url", url, OWNER_ONLY))
-        wanted.append((room / name / "service_secret", service_secret, OWNER_ONLY))
+    wanted += [(room / name / "service_secret", service_secret, OWNER_ONLY) for name in READERS]
     return [path for path, value, mode in wanted if _write_once(path, value, mode)]
 
 

@@ -19,7 +19,7 @@ from tests.support.ports import free_port, free_ports
 from tests.support.processes import Process, wait_until
 from tests.support.received import Received
 from tests.support.stub import StubService
-from tests.support.tokens import KeyPair, claims, jwks
+from tests.support.tokens import KeyPair, SharedSecret, claims, jwks
 from tests.support.wire import Pairs, RawAnswer
 
 LAST_EVENTS = {"request", "request_refused", "request_failed"}
@@ -51,6 +51,9 @@ services:
   absent: {{url: "http://127.0.0.1:{closed_port}", public: true, path: /}}
 """
 """All at one stub. `open` strips its prefix and wants no token, so `/open/slow/2` is the stub's `/slow/2`."""
+SERVICE_SECRET = SharedSecret.generate().value
+"""Of the gateway and whoever it asks for itself."""
+
 
 
 class Gateway:
@@ -79,6 +82,7 @@ class Gateway:
             "GATEWAY_SERVICES": str(self.services_file),
             "USER_SERVICE_URL": stub.url,
             "REDIS_URL": redis_url,
+            "SERVICE_SECRET": SERVICE_SECRET,
             **(env or {}),
         }
         self.process = Process.gunicorn(

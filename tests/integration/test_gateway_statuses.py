@@ -13,7 +13,7 @@ services:
   users: {{url: "{url}", limits: {{login: 1/minute}}}}
   orders: {{url: "{url}"}}
   products: {{url: "{url}"}}
-  open: {{url: "{url}", public: true, path: /, max_body: 1KB, timeout_s: 0.3, retries: 0}}
+  open: {{url: "{url}", public: true, path: /, max_body: 1KB, timeout_s: 0.3, retries: 0, breaker: off, ejection: off}}
   absent: {{url: "http://127.0.0.1:%d", public: true}}
   tired: {{url: "http://127.0.0.1:%d", public: true}}
 """

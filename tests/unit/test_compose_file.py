@@ -16,7 +16,7 @@ import yaml
 from common.serving import GRACEFUL_TIMEOUT_S
 from common.settings import documented
 from deploy.compose.make_databases import make_database
-from deploy.compose.make_secrets import DATABASES, make_all
+from deploy.compose.make_secrets import DATABASES, READERS, make_all
 from deploy.reference import PROCESSES
 from tests.support.postgres import Unavailable, postgres_server
 from tests.support.processes import ROOT
@@ -140,6 +140,12 @@ def test_only_a_service_and_its_setup_can_read_its_secrets(plural: str) -> None:
     assert readers == {"secrets", "database_setup", f"{noun}_setup", f"{noun}_service"}
 
 
+def test_only_the_gateway_can_read_its_secrets() -> None:
+    readers = {name for name in CONTAINERS if any(v.startswith("gateway_secrets:") for v in volumes(name))}
+
+    assert readers == {"secrets", "gateway"}
+
+
 def test_only_the_maker_can_write_secrets() -> None:
     writers = {name for name in CONTAINERS if any("_secrets:" in v and not v.endswith(":ro") for v in volumes(name))}
 
@@ -201,7 +207,7 @@ def test_only_what_is_named_goes_into_the_image() -> None:
 
 @pytest.fixture
 def room(tmp_path: Path) -> Path:
-    for name in ("postgres", *DATABASES):
+    for name in ("postgres", *READERS):
         (tmp_path / name).mkdir()
     return tmp_path
 
@@ -214,7 +220,7 @@ def test_secrets_are_made_once_and_never_changed(room: Path) -> None:
     made = make_all(room)
     first = contents(room)
 
-    assert len(made) == len(first) == 7
+    assert len(made) == len(first) == 8
     assert make_all(room) == []
     assert contents(room) == first
 
@@ -228,7 +234,7 @@ def test_a_secret_that_was_lost_is_made_anew_and_fits_the_others(room: Path) -> 
     make_all(room)
 
     changed = {name for name, value in contents(room).items() if first[name] != value}
-    assert changed == {"orders/orders_database_url"}  # service_secret is the same for all three
+    assert changed == {"orders/orders_database_url"}  # service_secret is the same for all
 
 
 def test_an_interrupted_run_leaves_no_half_secret(room: Path) -> None:

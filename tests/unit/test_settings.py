@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 from pydantic import AliasChoices, Field
 
-from common.service_settings import ServiceSettings, shared_development_secret
+from common.service_settings import ServiceSettings
 from common.settings import (
     WELL_KNOWN_SECRETS,
     OptionalText,
@@ -19,6 +19,7 @@ from common.settings import (
     documented,
     load,
     load_or_exit,
+    shared_development_secret,
     strong_secret,
 )
 from gateway.settings import GatewaySettings, parse_networks, parse_size
@@ -252,6 +253,7 @@ def test_production_refuses_what_it_cannot_run_with_all_at_once(env: Env) -> Non
 
     assert named(problems) == [
         "DEBUG",
+        "SERVICE_SECRET",
         "GATEWAY_OPERATIONS_PORT",
         "REDIS_URL",
         "USER_SERVICE_URL or AUTH_SERVICE_URL",
@@ -265,6 +267,7 @@ def test_wrong_values_do_not_hide_what_contradicts_itself(env: Env) -> None:
         "DEBUG",
         "RATE_LIMIT_WINDOW",
         "REDIS_URL",
+        "SERVICE_SECRET",
         "USER_SERVICE_URL or AUTH_SERVICE_URL",
     ]
 
@@ -272,12 +275,13 @@ def test_wrong_values_do_not_hide_what_contradicts_itself(env: Env) -> None:
 def test_production_refuses_a_service_without_database_and_secret(env: Env) -> None:
     problems = env.problems(ThingSettings, ENVIRONMENT="production", DEBUG="1")
 
-    assert named(problems) == ["DEBUG", "THINGS_DATABASE_URL or DATABASE_URL", "SERVICE_SECRET"]
+    assert named(problems) == ["DEBUG", "SERVICE_SECRET", "THINGS_DATABASE_URL or DATABASE_URL"]
 
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_production_refuses_a_weak_secret(env: Env, name: str) -> None:
-    given = {"ENVIRONMENT": "production", "REDIS_URL": "redis://r", "USER_SERVICE_URL": "http://u", name: "changeme"}
+    sound = {"REDIS_URL": "redis://r", "USER_SERVICE_URL": "http://u", "SERVICE_SECRET": STRONG}
+    given = {"ENVIRONMENT": "production", **sound, name: "changeme"}
 
     assert named(env.problems(GatewaySettings, **given)) == ["JWT_SECRET_KEY or SECRET_KEY"]
 
