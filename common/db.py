@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,6 +52,10 @@ class Database:
         with self._readers() as session, session.begin():
             yield session
 
+    def before_commit(self, hook: Callable[[Session], None]) -> None:
+        """Have `hook` called at the end of each writing transaction, and of each savepoint in it, before it commits."""
+        event.listen(self._sessions, "before_commit", hook)
+
     def ping(self) -> None:
         """Raises SQLAlchemy's error when the database does not answer."""
         with self.engine.connect() as connection:
@@ -73,13 +77,15 @@ def normal_url(url: str) -> str:
 
 def _engine(url: str, pool_size: int) -> Engine:
     if url.startswith("sqlite"):
-        engine = create_engine(url, pool_size=pool_size, connect_args={"timeout": 0, "check_same_thread": False})
+        arguments = {"timeout": 0, "check_same_thread": False}
+        engine = create_engine(url, pool_size=pool_size, hide_parameters=True, connect_args=arguments)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     return create_engine(
         url,
         pool_size=pool_size,
+        hide_parameters=True,  # an error's text gets into logs, and parameters are what callers sent
         max_overflow=0,
         pool_timeout=CONNECT_TIMEOUT_S,
         pool_pre_ping=True,  # a connection that died with the server is replaced before it is used

@@ -19,13 +19,20 @@ from flask import Response, g, request
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.datastructures import Headers
 
-from common import VERSION, db, deadlines, health, logs, migrations, openapi, problems, tokens
+from common import VERSION, auditing, db, deadlines, health, logs, migrations, openapi, problems, tokens
+from common.audit import Recorder
 from common.db import Database
 from common.health import Check, Health
-from common.keys import JwkSetKeys, Keys, SharedSecret
+from common.keys import Keys
 from common.problems import FieldError
+from common.revocations import PATH as REVOCATIONS
+from common.revocations import Source
+from common.security_headers import missing as missing_headers
 from common.service_settings import ServiceSettings
-from common.tokens import Verifier
+from common.verifying import verifier_of
+
+UNLOGGED = ("/ready", REVOCATIONS)
+"""Asked again and again by our own processes."""
 
 access_log = structlog.get_logger("access")
 
@@ -56,15 +63,19 @@ def install(
     keys: Keys | None = None,
     database: Database | None = None,
     checks: Mapping[str, Check] | None = None,
+    recorder: Recorder | None = None,
+    revocations: Source | None = None,
 ) -> None:
-    """Give `app`, the service `settings.name`, all of the above. `keys` defaults to user_service's published ones."""
+    """Give `app`, the service `settings.name`, all of the above. `keys` defaults to user_service's published ones,
+    `recorder` to one whose entries user_service stores, and `revocations` to what user_service tells of them."""
     name = settings.name
     app.config.update(SERVICE_NAME=name, SERVICE_SECRET=settings.effective_service_secret(), MAX_CONTENT_LENGTH=1 << 20)
     logs.configure(name, level=settings.log_level, log_format=settings.log_format)
     openapi.init_app(app, title=name, version=VERSION, description=description)
-    problems.init_app(app, name)
+    problems.init_app(app, name, auditing.note_refusal)
+    auditing.init_app(app, recorder or auditing.remote_recorder(name, settings))
     app.error_processor(_on_apiflask_error)
-    tokens.init_app(app, Verifier(app, keys or default_keys(settings)))
+    tokens.init_app(app, verifier_of(app, settings, name, keys=keys, source=revocations))
     folder = Path(app.root_path) / "migrations"
     readiness: dict[str, Check] = dict(checks or {})
     if database is not None:
@@ -74,13 +85,6 @@ def install(
     health.init_app(app, Health(name, VERSION, readiness))
     _observe_requests(app)
     deadlines.init_app(app)  # after it, so that a refusal has its request id
-
-
-def default_keys(settings: ServiceSettings) -> Keys:
-    """The shared secret where there is one, else the public keys that user_service publishes."""
-    if settings.jwt_secret_key:
-        return SharedSecret(settings.jwt_secret_key)
-    return JwkSetKeys(f"{settings.user_service_url}/.well-known/jwks.json")
 
 
 def _on_apiflask_error(error: HTTPError) -> Response:
@@ -122,7 +126,8 @@ def _observe_requests(app: APIFlask) -> None:
     def end(answer: Response) -> Response:
         answer.headers["X-Request-ID"] = logs.current_request_id()
         answer.headers.setdefault("Cache-Control", "no-store")
-        if not request.path.startswith("/health") and request.path != "/ready":
+        answer.headers.extend(missing_headers(answer.headers.items()))
+        if not request.path.startswith("/health") and request.path not in UNLOGGED:
             access_log.info(
                 "request",
                 method=request.method,

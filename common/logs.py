@@ -17,6 +17,8 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from common.masking import mask
+
 _REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 
@@ -65,6 +67,7 @@ def configure(service: str, *, level: str = "INFO", log_format: str = "json") ->
         "processors": [
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
+            mask,
             renderer,
         ],
         "foreign_pre_chain": [structlog.stdlib.add_logger_name, *shared],
@@ -83,7 +86,7 @@ def configure(service: str, *, level: str = "INFO", log_format: str = "json") ->
     }
     logging.config.dictConfig(config)
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, renderer],
+        processors=[*shared, structlog.processors.format_exc_info, mask, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stdout),
         cache_logger_on_first_use=False,

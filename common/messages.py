@@ -4,8 +4,9 @@ A request remembers its header section as it stood on the wire: gunicorn writes 
 an underscore, WSGI joins repeated fields. Its body can be read as it comes (`read1`), and a caller who waits for `100
 Continue` gets it when the application begins to read, not before: an application that refuses is not sent the body.
 
-An answer that carries a `Date` of its own speaks for itself: gunicorn's `Server` and `Date` are not added. An
-application may send interim answers (RFC 9110, 15.2), and may end the connection by `Connection: close`.
+An answer says nothing of what serves it: gunicorn's `Server` is never added. One that carries a `Date` of its own
+speaks for itself: its `Server` passes, and no other `Date` is added. An application may send interim answers (RFC 9110,
+15.2), and may end the connection by `Connection: close`.
 """
 
 # the stubs are older than gunicorn
@@ -20,7 +21,7 @@ from typing import Any, cast
 from gunicorn import util
 from gunicorn.http import message, wsgi
 from gunicorn.http.body import Body, ChunkedReader, LengthReader
-from gunicorn.http.errors import InvalidResponseHeader
+from gunicorn.http.errors import InvalidHeader, InvalidResponseHeader, UnsupportedTransferCoding
 
 from common.problems import status_line
 
@@ -36,18 +37,36 @@ Tell = Callable[[int, Iterable[tuple[str, str]]], None]
 CONTINUE = 100
 
 
+SINGLE = frozenset({"AUTHORIZATION", "PROXY-AUTHORIZATION"})
+"""Fields that gunicorn lets a request repeat, and of which we and a service might each believe another one."""
+
+
 class Request(message.Request):
-    """`RequestParser.mesg_class = Request`."""
+    """A request as it is read from a connection."""
 
     head: bytes = b""
 
     def parse_headers(self, data: bytes, from_trailer: bool = False) -> Any:
         if not from_trailer:
             self.head = data
-        return super().parse_headers(data, from_trailer)
+        fields: list[tuple[str, str]] = super().parse_headers(data, from_trailer)
+        named = [name for name, _ in fields if name in SINGLE]
+        if len(named) != len(set(named)):
+            raise InvalidHeader(named[0], req=self)
+        return fields
+
+    def should_close(self) -> bool:
+        """gunicorn overlooks a `close` that is one of several options (RFC 9110, 7.6.1)."""
+        options = (value.lower() for name, value in self.headers if name == "CONNECTION")
+        return any("close" in map(str.strip, value.split(",")) for value in options) or super().should_close()
 
     def set_body_reader(self) -> None:
+        """Only `chunked` alone is understood: gunicorn takes `identity, chunked` and `gzip, chunked` besides, which
+        would leave the service with a coding that nobody told it of (RFC 9112, 6.1)."""
+        codings = [value.strip().lower() for name, value in self.headers if name == "TRANSFER-ENCODING"]
         super().set_body_reader()
+        if codings not in ([], ["chunked"]):
+            raise UnsupportedTransferCoding(",".join(codings))
         is_awaited, self._expected_100_continue = self._expected_100_continue, False  # else gunicorn sends it at once
         self.body = IncomingBody(cast("Body", self.body).reader, is_awaited=is_awaited)
 
@@ -141,6 +160,5 @@ class Response(wsgi.Response):
         if self._body.is_awaited:  # and so may send it or not: what follows could be either
             self.force_close()
         lines: list[str] = super().default_headers()
-        if self._speaks_for_itself:
-            lines = [line for line in lines if not line.startswith(("Server:", "Date:"))]
-        return lines
+        added = ("Server:", "Date:") if self._speaks_for_itself else "Server:"
+        return [line for line in lines if not line.startswith(added)]

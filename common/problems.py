@@ -122,6 +122,10 @@ class MethodNotAllowed(Problem):
     status, default_code = 405, "METHOD_NOT_ALLOWED"
 
 
+class RequestTimeout(Problem):
+    status, default_code = 408, "REQUEST_TIMEOUT"
+
+
 class Conflict(Problem):
     status, default_code = 409, "CONFLICT"
 
@@ -182,7 +186,7 @@ class GatewayTimeout(Problem):
 _BY_STATUS: Mapping[int, type[Problem]] = {
     kind.status: kind
     for kind in (
-        BadRequest, Forbidden, NotFound, MethodNotAllowed, Conflict, PayloadTooLarge, UriTooLong,
+        BadRequest, Forbidden, NotFound, MethodNotAllowed, RequestTimeout, Conflict, PayloadTooLarge, UriTooLong,
         UnsupportedMediaType, ExpectationFailed, UnprocessableContent, TooManyRequests, HeadersTooLarge,
         InternalError, NotImplementedProblem, BadGateway, GatewayTimeout,
     )

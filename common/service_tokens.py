@@ -12,8 +12,9 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 import jwt
-from flask import current_app, request
+from flask import current_app, g, request
 
+from common.jose import take_apart, times
 from common.keys import InvalidToken
 from common.problems import Unauthorized
 from common.tokens import bearer_token
@@ -34,8 +35,8 @@ def mint(secret: str, *, issuer: str, audience: str, lifetime_s: int = LIFETIME_
 
 def verify(token: str, secret: str, *, audience: str) -> str:
     """The name of the calling service. Raises `InvalidToken`."""
+    header = take_apart(token).header
     try:
-        header = jwt.get_unverified_header(token)
         claims = jwt.decode(
             token,
             secret,
@@ -46,6 +47,7 @@ def verify(token: str, secret: str, *, audience: str) -> str:
         )
     except (jwt.PyJWTError, ValueError):
         raise InvalidToken("The service token is not valid.") from None
+    times({"iat": 0, **claims})
     issuer = claims["iss"]
     if header.get("typ") != TOKEN_TYPE or not isinstance(issuer, str):
         raise InvalidToken("The token is not a service token.")
@@ -62,7 +64,7 @@ def services_only(view: Callable[P, R]) -> Callable[P, R]:
             token = bearer_token(request.headers.get("Authorization"))
             if token is None:
                 raise Unauthorized("This is for our own services; it needs a service token.", code="TOKEN_REQUIRED")
-            verify(token, secret, audience=audience)
+            g.calling_service = verify(token, secret, audience=audience)
         except InvalidToken as error:
             raise Unauthorized(str(error), code="INVALID_TOKEN", error="invalid_token") from None
         return view(*args, **kwargs)

@@ -17,6 +17,7 @@ import gevent
 from gunicorn.workers.base import Worker
 
 from common import logs
+from common.incoming import Pace
 from common.worker import ProblemWorker
 
 GRACEFUL_TIMEOUT_S = 30
@@ -43,6 +44,16 @@ class Process(Protocol):
     @property
     def caller_timeout(self) -> float: ...
     @property
+    def head_timeout(self) -> float: ...
+    @property
+    def body_min_rate(self) -> int: ...
+    @property
+    def keepalive_requests(self) -> int: ...
+    @property
+    def keepalive_age(self) -> float: ...
+    @property
+    def max_connections(self) -> int: ...
+    @property
     def workers(self) -> int | None: ...
 
 
@@ -53,7 +64,13 @@ def gunicorn_settings(
 
     Who `takes_any_method` refuses the odd ones itself: with small letters, shorter than 3 or longer than 20.
     """
-    ProblemWorker.caller_timeout_s = settings.caller_timeout
+    ProblemWorker.pace = Pace(
+        settings.head_timeout,
+        settings.caller_timeout,
+        settings.body_min_rate,
+        settings.keepalive_requests,
+        settings.keepalive_age,
+    )
     return {
         "bind": bind,
         "proc_name": component,
@@ -61,7 +78,7 @@ def gunicorn_settings(
         "workers": settings.workers or usable_cores(),
         "preload_app": True,  # workers share the master's memory; new code wants a restart, HUP only renews workers
         "when_ready": _share_memory,
-        "worker_connections": 2000,
+        "worker_connections": settings.max_connections,
         "timeout": 60,  # a worker whose loop stands still that long is replaced; slow requests are no reason
         "graceful_timeout": GRACEFUL_TIMEOUT_S,
         "keepalive": 20,  # below graceful_timeout, above the time for which the gateway lets a connection idle

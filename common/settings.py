@@ -18,20 +18,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-WELL_KNOWN_SECRETS = frozenset(
-    {
-        "secret",
-        "changeme",
-        "change-me",
-        "password",
-        "jwt-secret",
-        "your-secret-key",
-        "dev",
-        "test",
-        "supersecret",
-    }
-)
-SECRET_MIN_BYTES = 32
+from common import issuers_file
+from common.issuers_file import IssuerEntry, IssuersError
+from common.secrets import WELL_KNOWN_SECRETS as WELL_KNOWN_SECRETS
+from common.secrets import why_weak
+
+_SECRETS = ("jwt_secret_key", "service_secret", "service_secret_previous", "audit_secret", "registry_token")
 
 S = TypeVar("S", bound="Settings")
 
@@ -51,13 +43,9 @@ class SettingsError(ClickException):
 
 
 def strong_secret(value: str | None) -> str | None:
-    """A secret of at least 32 bytes that is not one of the well-known ones, or None."""
-    if value is None:
-        return None
-    if value.strip().lower() in WELL_KNOWN_SECRETS or len(set(value)) < 8:
-        raise ValueError("is a well-known or repetitive secret; make one with: openssl rand -base64 48")
-    if len(value.encode()) < SECRET_MIN_BYTES:
-        raise ValueError(f"must have at least {SECRET_MIN_BYTES} bytes; make one with: openssl rand -base64 48")
+    """`value`, if it is a strong secret or None. Raises `ValueError`."""
+    if value is not None and (words := why_weak(value)):
+        raise ValueError(f"{words}; make one with: openssl rand -base64 48")
     return value
 
 
@@ -67,6 +55,7 @@ def _empty_is_unset(value: object) -> object:
 
 Secret = Annotated[str | None, AfterValidator(strong_secret), BeforeValidator(_empty_is_unset)]
 OptionalText = Annotated[str | None, BeforeValidator(_empty_is_unset)]
+OptionalPath = Annotated[Path | None, BeforeValidator(_empty_is_unset)]
 
 
 class Settings(BaseSettings):
@@ -88,7 +77,34 @@ class Settings(BaseSettings):
     caller_timeout: float = Field(
         30, gt=0, le=3600, description="Seconds for which a caller may pause while it sends a body or takes an answer."
     )
+    head_timeout: float = Field(
+        10, gt=0, le=600, description="Seconds in which the whole head of a request must come, however it trickles."
+    )
+    body_min_rate: int = Field(
+        100,
+        ge=0,
+        le=1_000_000,
+        description="Bytes a second that a body must bring on average, once it was waited for CALLER_TIMEOUT; 0: none.",
+    )
+    keepalive_requests: int = Field(
+        1000, ge=1, le=1_000_000, description="Requests that a caller may make on one connection."
+    )
+    keepalive_age: float = Field(
+        3600, gt=0, le=86_400, description="Seconds after which a caller's connection ends with its next answer."
+    )
+    max_connections: int = Field(
+        2000,
+        ge=2,
+        le=100_000,
+        description="Callers' connections at once, for each worker and listener; beyond them the longest idle ends.",
+    )
     debug: bool = Field(False, description="Logs more; never changes what a caller is told. Refused in production.")
+    demo_data: bool = Field(
+        False,
+        description="Compose loads a demo catalogue and accounts with passwords that EVERYBODY KNOWS (admin/admin, "
+        "alice and bob/password123). Refused in production, and on any address but loopback: set it to false before "
+        "others come.",
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -109,6 +125,8 @@ class Settings(BaseSettings):
         """What is wrong between settings that are each right by themselves; one sentence each, the name first."""
         if self.is_production and self.debug:
             yield "DEBUG: must be off when ENVIRONMENT=production"
+        if self.is_production and self.demo_data:
+            yield "DEMO_DATA: must be off when ENVIRONMENT=production, for everybody knows the passwords of demo users"
 
 
 class IdentitySettings(Settings):
@@ -128,6 +146,22 @@ class IdentitySettings(Settings):
         None, description="With it our processes prove to each other who they are. Required in production."
     )
     var_dir: Path = Field(Path("var"), description="Where a development run keeps its databases and secrets.")
+    token_issuers: OptionalPath = Field(
+        None, description="A YAML file that describes who else may sign tokens; see docs/tokens.md."
+    )
+    cache_auth_ttl: int = Field(
+        600, ge=1, le=86_400, description="Seconds for which a verified token is remembered; revoking it still wins."
+    )
+    revocations_lost: Literal["accept", "refuse"] = Field(
+        "accept", description="What becomes of tokens while user_service can't be asked which of them were revoked."
+    )
+    revocations_patience_s: float = Field(
+        5, ge=0, le=3600, description="Seconds for which that may last before REVOCATIONS_LOST=refuse refuses tokens."
+    )
+
+    def issuers(self) -> tuple[IssuerEntry, ...]:
+        """The issuers of `token_issuers`. Raises `IssuersError`."""
+        return issuers_file.read(self.token_issuers) if self.token_issuers else ()
 
     def effective_service_secret(self) -> str:
         """`SERVICE_SECRET`, or on a development run a random one that the processes of this folder share."""
@@ -137,6 +171,19 @@ class IdentitySettings(Settings):
         yield from super().contradictions()
         if self.is_production and not self.service_secret:
             yield "SERVICE_SECRET: is required when ENVIRONMENT=production; make one with: openssl rand -base64 48"
+        yield from self._secrets_used_twice()
+        try:
+            self.issuers()
+        except IssuersError as error:
+            yield from (f"TOKEN_ISSUERS: {problem}" for problem in error.problems)
+
+    def _secrets_used_twice(self) -> Iterable[str]:
+        """Whoever learns one must not have the other."""
+        names: dict[str, str] = {}
+        for name in _SECRETS:
+            value: str | None = getattr(self, name, None)
+            if value and self.is_production and names.setdefault(value, name) != name:
+                yield f"{name.upper()}: must differ from {names[value].upper()} when ENVIRONMENT=production"
 
 
 def load(settings: type[S], component: str, **overrides: object) -> S:
@@ -150,7 +197,9 @@ def load(settings: type[S], component: str, **overrides: object) -> S:
         faults = error.errors(include_url=False, include_input=False)
         problems = [_sentence(settings, fault) for fault in faults]
         wrong = {str(fault["loc"][0]) for fault in faults if fault["loc"]}
-        problems += _contradictions_besides(settings, wrong, {"_secrets_dir": secrets_dir, **overrides})
+        told = {problem.partition(":")[0] for problem in problems}
+        besides = _contradictions_besides(settings, wrong, {"_secrets_dir": secrets_dir, **overrides})
+        problems += [problem for problem in besides if problem.partition(":")[0] not in told]
         raise SettingsError(component, problems) from None
     if contradictions := tuple(loaded.contradictions()):
         raise SettingsError(component, contradictions)

@@ -1,12 +1,13 @@
 """Access tokens: who verifies them, with which keys, and what they say.
 
 user_service signs (EdDSA) and publishes its public keys as a JWK set (RFC 7517); everybody else holds public keys only
-and so can't mint. With `JWT_SECRET_KEY` set, all four processes share one HS256 secret instead (the simple mode). The
-algorithm is pinned by the mode, never taken from the token; of the token's header only `kid` is read, to look up one
-of our own keys.
+and so can't mint. With `JWT_SECRET_KEY` set, all four processes share one HS256 secret instead (the simple mode). Other
+issuers may be trusted too (`issuers`). Algorithm, type, audience and keys are pinned for each issuer, never taken from
+the token: its unverified `iss` only picks whose they are, and of its header only `kid` is read, to look up one of the
+issuer's own keys.
 
-flask-jwt-extended decodes; `Verifier` keeps what it found, keyed by the token's SHA-256 and bounded, until the token
-expires.
+flask-jwt-extended decodes our own; `Verifier` keeps what was found, keyed by the token's SHA-256 and bounded, until the
+token expires, is revoked (`revocations`) or its key goes.
 """
 
 from __future__ import annotations
@@ -14,55 +15,145 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 import jwt as pyjwt
-import structlog
 from flask import Flask, g, request
 from flask_jwt_extended import JWTManager, decode_token
 from flask_jwt_extended.exceptions import JWTExtendedException
 
+from common import jose
+from common.identity import ISSUER as ISSUER
+from common.identity import Identity as Identity
+from common.jose import MAX_TOKEN_BYTES
 from common.keys import InvalidToken, Keys, KeysUnavailable
-from common.problems import Forbidden, Problem, ServiceUnavailable, Unauthorized
+from common.permissions import Requirement, bundled
+from common.problems import Problem, ServiceUnavailable, Unauthorized
 
-ISSUER = "user_service"
 AUDIENCE = "shop"
-MAX_TOKEN_BYTES = 8192
+TOKEN_TYPE = "at+jwt"  # noqa: S105 - RFC 9068, 2.1: the header's `typ`, not a secret
 LEEWAY_S = 5  # for clocks that differ
-LATEST_S = 1e11  # Unix time; what expires later never does, and may not even be a float
+MAX_CACHED = 10_000
+REQUIREMENT = "__requirement__"
+"""Where a view of a service carries what it asks for."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
-log = structlog.get_logger("tokens")
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who a valid token speaks for."""
+class Issuer(Protocol):
+    """Who signs tokens, with all that is pinned."""
 
-    user_id: str
-    username: str
-    roles: frozenset[str]
-    expires_at: float  # Unix time, seconds
+    @property
+    def issuer(self) -> str: ...
+    @property
+    def leeway_s(self) -> float: ...
 
-    def has_any(self, roles: tuple[str, ...]) -> bool:
-        return not roles or not self.roles.isdisjoint(roles)
+    def identity_in(self, token: str, header: Mapping[str, object]) -> Identity:
+        """Raises `InvalidToken`, `KeysUnavailable`, or what PyJWT raises."""
+        ...
+
+
+class Revoked(Protocol):
+    """What is known of revocations."""
+
+    @property
+    def is_trusted(self) -> bool: ...
+
+    def is_revoked(self, identity: Identity) -> bool: ...
 
 
 class Verifier:
     """Tokens to identities. Shared by greenlets; each method is safe to interleave: it touches the cache in one step.
 
-    The cache holds at most `max_cached` identities, the least recently used goes first.
+    The cache holds at most `max_cached` identities, the least recently used goes first, and each for `max_age_s`.
     """
 
-    def __init__(self, app: Flask, keys: Keys, *, max_cached: int = 10_000) -> None:
-        self._app = app
-        self._keys = keys
-        self._max_cached = max_cached
-        self._cache: OrderedDict[bytes, Identity] = OrderedDict()
+    def __init__(
+        self,
+        app: Flask,
+        keys: Keys,
+        *,
+        foreign: Iterable[Issuer] = (),
+        revoked: Revoked | None = None,
+        max_cached: int = MAX_CACHED,
+        max_age_s: float = 600,
+        tell: Callable[[str], None] = lambda _result: None,
+    ) -> None:
+        """`tell` hears whether the cache had the token: `hit` or `miss`."""
+        self.keys = keys
+        self.issuers: Mapping[str, Issuer] = {each.issuer: each for each in (OwnIssuer(app, keys), *foreign)}
+        self._revoked = revoked
+        self._max_cached, self._max_age_s = max_cached, max_age_s
+        self._tell = tell
+        self._cache: OrderedDict[bytes, tuple[Identity, float]] = OrderedDict()
+        self.in_background: list[Callable[[Callable[[], bool]], object]] = []
+
+    def start(self, is_wanted: Callable[[], bool]) -> None:
+        """Begin what goes on `in_background` of a worker, until it `is_wanted` no longer. Takes two seconds at most: no
+        token is believed before what was revoked is known, if that can be had."""
+        for begin in self.in_background:
+            begin(is_wanted)
+
+    def verify(self, token: str) -> Identity:
+        """The identity in `token`. Raises `InvalidToken` or `KeysUnavailable`."""
+        if len(token) > MAX_TOKEN_BYTES:
+            raise InvalidToken("The token is too long.")
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        identity, good_until = self._cache.get(digest, (None, 0.0))
+        is_known = identity is not None and time.time() < good_until
+        self._tell("hit" if is_known else "miss")
+        if identity is None or not is_known:
+            self._cache.pop(digest, None)
+            identity = self._decode(digest, token)
+        self._ask_whether_revoked(digest, identity)
+        if digest in self._cache:
+            self._cache.move_to_end(digest)
+        return identity
+
+    def forget(self) -> None:
+        """Decode each token anew: a key has gone."""
+        self._cache.clear()
+
+    def _ask_whether_revoked(self, digest: bytes, identity: Identity) -> None:
+        if self._revoked is None:
+            return
+        if not self._revoked.is_trusted:
+            raise KeysUnavailable("what was revoked is not known")
+        if self._revoked.is_revoked(identity):
+            self._cache.pop(digest, None)
+            raise InvalidToken("The token was revoked.")
+
+    def _decode(self, digest: bytes, token: str) -> Identity:
+        said = jose.take_apart(token)
+        issuer = self.issuers.get(said.issuer)
+        if issuer is None:
+            raise InvalidToken("The token was issued by somebody whom we don't know.")
+        try:
+            identity = issuer.identity_in(token, said.header)
+        except pyjwt.ExpiredSignatureError:
+            raise InvalidToken("The token has expired.") from None
+        except (InvalidToken, KeysUnavailable):
+            raise
+        except (pyjwt.PyJWTError, JWTExtendedException, ValueError, TypeError, KeyError, AttributeError):
+            # ValueError and the like: what PyJWT lets through for some malformed tokens
+            raise InvalidToken("The token is not valid.") from None
+        self._cache[digest] = identity, min(identity.expires_at + issuer.leeway_s, time.time() + self._max_age_s)
+        if len(self._cache) > self._max_cached:
+            self._cache.popitem(last=False)
+        return identity
+
+
+class OwnIssuer:
+    """user_service, whose tokens flask-jwt-extended decodes. Sets up the app's `JWTManager`."""
+
+    issuer = ISSUER
+    leeway_s: float = LEEWAY_S
+
+    def __init__(self, app: Flask, keys: Keys) -> None:
+        self._app, self._keys = app, keys
         app.config.update(
             JWT_ALGORITHM=keys.algorithm,
             JWT_DECODE_ALGORITHMS=[keys.algorithm],
@@ -74,59 +165,33 @@ class Verifier:
         )
         JWTManager(app).decode_key_loader(self._key_for)
 
+    def identity_in(self, token: str, header: Mapping[str, object]) -> Identity:
+        jose.pin(header, types=frozenset({TOKEN_TYPE}), algorithms=frozenset({self._keys.algorithm}))
+        with self._app.app_context():
+            return _identity(decode_token(token))
+
     def _key_for(self, header: Mapping[str, object], _claims: Mapping[str, object]) -> object:
-        return self._keys.find(_text(header.get("kid")))
-
-    @property
-    def keys(self) -> Keys:
-        return self._keys
-
-    def verify(self, token: str) -> Identity:
-        """The identity in `token`. Raises `InvalidToken` or `KeysUnavailable`."""
-        if len(token) > MAX_TOKEN_BYTES:
-            raise InvalidToken("The token is too long.")
-        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
-        identity = self._cache.get(digest)
-        if identity is None:
-            identity = self._decode(token)
-            self._cache[digest] = identity
-            if len(self._cache) > self._max_cached:
-                self._cache.popitem(last=False)
-        elif identity.expires_at <= time.time() - LEEWAY_S:
-            self._cache.pop(digest, None)
-            raise InvalidToken("The token has expired.")
-        else:
-            self._cache.move_to_end(digest)
-        return identity
-
-    def _decode(self, token: str) -> Identity:
-        try:
-            with self._app.app_context():
-                claims = decode_token(token)
-        except pyjwt.ExpiredSignatureError:
-            raise InvalidToken("The token has expired.") from None
-        except (InvalidToken, KeysUnavailable):
-            raise
-        except (pyjwt.PyJWTError, JWTExtendedException, ValueError, TypeError, KeyError, AttributeError):
-            # ValueError and the like: what PyJWT lets through for some malformed tokens
-            raise InvalidToken("The token is not valid.") from None
-        return _identity(claims)
+        return self._keys.find(jose.text(header, "kid") or None)
 
 
 def _identity(claims: Mapping[str, object]) -> Identity:
-    subject, expires_at, roles = claims.get("sub"), claims.get("exp"), claims.get("roles", [])
-    if not isinstance(subject, str) or not subject:
-        raise InvalidToken("The token lacks a subject.")
-    if not isinstance(expires_at, int | float) or not expires_at < LATEST_S:
-        raise InvalidToken("The token lacks an expiry.")
-    if claims.get("type") != "access" or not isinstance(roles, list):
+    user_id, (issued_at, expires_at) = jose.subject(claims), jose.times(claims)
+    generation = claims.get("gen", 0)
+    if claims.get("type") != "access" or isinstance(generation, bool) or not isinstance(generation, int):
         raise InvalidToken("The token is not an access token.")
-    name = _text(claims.get("username")) or subject
-    return Identity(subject, name, frozenset(str(role) for role in roles), float(expires_at))
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+    roles = jose.names(claims, "roles")
+    return Identity(
+        user_id=user_id,
+        username=jose.text(claims, "username") or user_id,
+        roles=roles,
+        expires_at=expires_at,
+        permissions=jose.names(claims, "permissions") if "permissions" in claims else bundled(roles),
+        session=jose.text(claims, "sid"),
+        generation=generation,
+        issued_at=issued_at,
+        amr=jose.names(claims, "amr"),
+        plan=jose.text(claims, "plan"),
+    )
 
 
 def bearer_token(header: str | None) -> str | None:
@@ -154,10 +219,6 @@ def missing_token() -> Problem:
     return Unauthorized("This needs a token: send it as 'Authorization: Bearer <token>'.", code="TOKEN_REQUIRED")
 
 
-def lacking_role(roles: tuple[str, ...]) -> Problem:
-    return Forbidden(f"This needs the role {' or '.join(roles)}.", code="ROLE_REQUIRED")
-
-
 def init_app(app: Flask, verifier: Verifier) -> None:
     app.extensions["verifier"] = verifier
 
@@ -177,6 +238,12 @@ def current_identity() -> Identity:
     return identity
 
 
+def start(app: Flask, is_wanted: Callable[[], bool]) -> None:
+    """`Verifier.start` for the worker that serves `app`."""
+    verifier: Verifier = app.extensions["verifier"]
+    verifier.start(is_wanted)
+
+
 def app_verifier() -> Verifier:
     from flask import current_app
 
@@ -184,16 +251,19 @@ def app_verifier() -> Verifier:
     return verifier
 
 
-def signed_in(*roles: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A view decorator of the services: a valid token, and any of `roles` where some are named."""
+def signed_in(
+    *roles: str, permissions: tuple[str, ...] = (), second_factor: bool = False, session: bool = False
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A view decorator of the services: a valid token, and what `Requirement` says of the rest."""
+    requirement = Requirement(roles, permissions, second_factor, session)
 
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
         @wraps(view)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            if not current_identity().has_any(roles):
-                raise lacking_role(roles)
+            requirement.check(current_identity())
             return view(*args, **kwargs)
 
+        setattr(guarded, REQUIREMENT, requirement)
         return guarded
 
     return decorate

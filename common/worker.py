@@ -1,73 +1,143 @@
-"""gunicorn's gevent worker with four changes.
+"""gunicorn's gevent worker with our own way through a connection.
 
-Requests and answers are those of `messages`. What gunicorn's parser refuses is answered in our error shape, not as
-HTML. A worker that stops waits for connections that idle between two requests for two seconds, not for the whole
-keep-alive time: a caller that is busy sends its next request by then, is answered with `Connection: close`, and so
-loses nothing. And a caller who pauses for too long in the middle of a body or an answer is cut off: gunicorn itself
-would wait for ever.
+Requests and answers are those of `messages`, and come at the pace that `incoming` asks for: who sends a head or a body
+too slowly, or takes no more of an answer, is cut off; gunicorn itself would wait for ever. A connection has an end,
+after so many requests or so much time. What gunicorn's parser refuses is answered in our error shape, not as HTML.
+
+A worker that stops waits for connections that idle between two requests for two seconds, not for the whole keep-alive
+time: a caller that is busy sends its next request by then, is answered with `Connection: close`, and so loses nothing.
+A listener that has all the connections it may have ends the one that has waited longest for a request: else those who
+only hold connections would keep everybody out, health checks first.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Iterable
+import ssl
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 import gevent
 import structlog
 from gunicorn import util
 from gunicorn.http import errors, wsgi
-from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 
 from common import problems
+from common.incoming import Incoming, Pace
 from common.logs import new_request_id
-from common.messages import HEAD, TELL, Request, Response
+from common.messages import HEAD, TELL, IncomingBody, Request, Response
+from common.refusals import parser_problem, written
+from common.tls import Renewing
 
 log = structlog.get_logger("edge")
-
-# subclasses of ParseException in which the caller has no part
-_OURS = (
-    errors.ConfigurationProblem,
-    errors.InvalidResponseHeader,  # pyright: ignore[reportAttributeAccessIssue] - the stubs are older than gunicorn
-    errors.InvalidResponseHeaderName,  # pyright: ignore[reportAttributeAccessIssue] - as above
-)
 
 DISCARD_MAX_BYTES = 1 << 20
 DISCARD_TIMEOUT_S = 1.0
 IDLE_GRACE_S = 2.0
 
-Waiting = dict["gevent.Greenlet[..., object]", gevent.Timeout]
-"""The greenlets of idle connections, each with the time-out that will end its wait."""
+_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
+
+Connection: TypeAlias = "gevent.Greenlet[..., object]"
+"""One greenlet serves one connection."""
+
+
+class _Ended(BaseException):
+    """Thrown into a connection that waits for a request and is to wait no more."""
 
 
 class ProblemWorker(GeventWorker):
     """`worker_class = "common.worker.ProblemWorker"`. The source named in its problems is `cfg.proc_name`."""
 
-    caller_timeout_s: ClassVar[float] = 30.0
+    pace: ClassVar[Pace] = Pace()
     """Set by `serving.gunicorn_settings`, before the workers are forked."""
+
+    tls: ClassVar[Mapping[int, Renewing]] = {}
+    """What the listener on a port speaks TLS with. Set by a component's `gunicorn.conf.py`, before the fork."""
 
     note: Callable[[problems.Problem, str, str, BaseException], None] | None = None
     """Is told of what the parser refused: the problem, the request id, the caller's address, the error. Set by the
     component's `post_worker_init`."""
 
+    def handle(self, listener: Any, client: socket.socket, addr: Any) -> None:
+        """Serve a connection until it ends."""
+        self._open[listener] += 1
+        if self._open[listener] >= self.worker_connections:  # nobody else is let in until somebody goes
+            self._end_longest_waiting(listener)
+        try:
+            client = self._secured(listener, client, addr)
+            self._serve(listener, client, addr)
+        except (StopIteration, errors.NoMoreData, _Ended):
+            pass
+        except ssl.SSLError as error:
+            self.log.debug("Connection lost: %s", error)
+        except OSError as error:
+            if error.errno not in _GONE:
+                self.log.exception("Socket error processing request.")
+        finally:
+            self._open[listener] -= 1
+            util.close(client)
+
+    def _secured(self, listener: Any, client: socket.socket, addr: Any) -> socket.socket:
+        """`client`, behind its handshake if the listener speaks TLS. Raises `StopIteration` when that fails."""
+        tls = self.tls.get(listener.getsockname()[1])
+        if tls is None:
+            return client
+        secured = tls.context().wrap_socket(client, server_side=True, do_handshake_on_connect=False)
+        try:
+            with gevent.Timeout(self.pace.head_s, TimeoutError):
+                secured.do_handshake()
+        except OSError as error:
+            reason = getattr(error, "reason", "") or type(error).__name__
+            log.info("handshake_failed", caller=str(addr[0]), reason=reason)
+            secured.close()
+            raise StopIteration from None
+        return secured
+
+    def _serve(self, listener: Any, client: socket.socket, addr: Any) -> None:
+        name = listener.getsockname()
+        incoming = Incoming(client, self.pace, self.cfg.keepalive)
+        request = None
+        try:
+            while True:
+                request = None
+                request = self._next_request(listener, incoming, addr)
+                self.handle_request(name, request, client, addr)
+        except (OSError, StopIteration, errors.NoMoreData, _Ended):
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller is told
+            self.handle_error(request, client, addr, error)
+
+    def _next_request(self, listener: Any, incoming: Incoming, addr: Any) -> Request:
+        """Raises `StopIteration` when no other comes."""
+        greenlet = cast("Connection", gevent.getcurrent())
+        incoming.await_request()
+        self._waiting[greenlet] = listener
+        try:
+            request = Request(self.cfg, incoming, addr)
+        finally:
+            del self._waiting[greenlet]
+        incoming.await_body()
+        if incoming.is_last:
+            request.force_close()
+        return request
+
     def handle_request(  # pyright: ignore[reportIncompatibleMethodOverride] - the base says bool and means nothing by it
         self, listener_name: Any, req: Any, sock: socket.socket, addr: Any
     ) -> None:
         """Answer one request. Raises `StopIteration` when the connection is to be closed."""
-        sock.settimeout(self.caller_timeout_s)
         try:
             is_last = self._answer(listener_name, req, sock, addr)
         except TimeoutError as error:
-            # with a number that gunicorn knows, else it logs a stack trace
             raise ConnectionResetError(errno.ECONNRESET, "the caller paused for too long") from error
-        finally:
-            sock.settimeout(None)  # between two requests the keep-alive time counts
         if is_last or req.body.failed:
             if not req.body.is_at_end:
                 _linger(sock)
+            raise StopIteration
+        if not req.body.is_at_end and not _discard(req.body, self.cfg.keepalive):
             raise StopIteration
 
     def _answer(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> bool:
@@ -81,6 +151,8 @@ class ProblemWorker(GeventWorker):
             response_class=Response,  # pyright: ignore[reportCallIssue] - newer
         )
         environ |= {"wsgi.multithread": True, HEAD: req.head, TELL: response.tell}
+        if isinstance(sock, ssl.SSLSocket):
+            environ["wsgi.url_scheme"] = "https"  # gunicorn knows only of TLS on all listeners
         if not self.alive:
             response.force_close()
         try:
@@ -101,25 +173,32 @@ class ProblemWorker(GeventWorker):
         return response.should_close()
 
     def init_process(self) -> None:
-        self._idle: Waiting = {}
-        RequestParser.mesg_class = Request
+        self._open: Counter[object] = Counter()  # connections by listener
+        self._waiting: dict[Connection, object] = {}  # those that wait for a request, the longest first; the listener
         super().init_process()
 
     def run(self) -> None:
-        gevent.spawn(self._close_idle_connections)
+        gevent.spawn(self._end_idle_connections)
         super().run()
 
-    def timeout_ctx(self) -> _Idle:  # pyright: ignore[reportIncompatibleMethodOverride] - the base is untyped
-        return _Idle(self._idle, self.cfg.keepalive)
+    def _end_longest_waiting(self, listener: object) -> None:
+        longest = next((each for each, of in self._waiting.items() if of is listener), None)
+        if longest is not None:
+            gevent.get_hub().loop.run_callback(self._end, longest)
 
-    def _close_idle_connections(self) -> None:
+    def _end_idle_connections(self) -> None:
         while self.alive:
             gevent.sleep(0.1)
         gevent.sleep(IDLE_GRACE_S)
         while True:
-            for greenlet, timeout in list(self._idle.items()):
-                greenlet.kill(timeout, block=False)  # as if its keep-alive time were over
+            for greenlet in list(self._waiting):
+                gevent.get_hub().loop.run_callback(self._end, greenlet)
             gevent.sleep(0.1)
+
+    def _end(self, greenlet: Connection) -> None:
+        """Runs in the hub, so that nothing can come between the look and the throw."""
+        if greenlet in self._waiting:
+            greenlet.throw(_Ended)
 
     def handle_error(self, req: object, client: socket.socket, addr: object, exc: BaseException) -> None:
         problem = parser_problem(exc)
@@ -130,57 +209,27 @@ class ProblemWorker(GeventWorker):
             log.info("request_refused", request_id=request_id, code=problem.code, reason=type(exc).__name__)
         if self.note is not None:
             self.note(problem, request_id, str(addr[0]) if isinstance(addr, tuple) else "", exc)
-        body = problem.body(request_id, str(self.cfg.proc_name))
-        head = (
-            f"HTTP/1.1 {problem.status} {problem.title}\r\n"
-            f"Content-Type: {problems.MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n"
-            f"X-Request-ID: {request_id}\r\nX-Content-Type-Options: nosniff\r\n"
-            "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
-        )
         try:
             client.settimeout(DISCARD_TIMEOUT_S)
-            client.sendall(head.encode("latin-1") + body)
+            client.sendall(written(problem, request_id, str(self.cfg.proc_name)))
             _linger(client)
         except OSError:
             pass  # the caller has gone; nobody is left to tell
 
 
-class _Idle:
-    """Around the wait for a connection's next request; ends it silently, with no request, when its time is over."""
-
-    def __init__(self, idle: Waiting, seconds: float) -> None:
-        self._idle = idle
-        self._timeout = gevent.Timeout(seconds, cast("None", False))  # False: silent
-
-    def __enter__(self) -> None:
-        self._timeout.start()
-        self._idle[cast("gevent.Greenlet[..., object]", gevent.getcurrent())] = self._timeout
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        self._idle.pop(cast("gevent.Greenlet[..., object]", gevent.getcurrent()), None)
-        self._timeout.close()
-        return error is self._timeout
-
-
-def parser_problem(error: BaseException) -> problems.Problem:
-    """What the caller is told about a request that gunicorn's parser refused. The offending bytes are not repeated."""
-    if isinstance(error, errors.LimitRequestLine):
-        return problems.UriTooLong("The request line is longer than this server accepts.")
-    if isinstance(error, errors.LimitRequestHeaders):
-        return problems.HeadersTooLarge("The request has more or longer header fields than this server accepts.")
-    if isinstance(error, errors.ExpectationFailed):
-        return problems.ExpectationFailed("The only expectation that can be met is 100-continue.")
-    if isinstance(error, errors.UnsupportedTransferCoding):
-        return problems.NotImplementedProblem("The only transfer coding that is understood is chunked.")
-    if isinstance(error, errors.InvalidRequestMethod):
-        return problems.BadRequest("The request method is malformed.", code="MALFORMED_REQUEST")
-    if isinstance(error, errors.ParseException) and not isinstance(error, _OURS):
-        return problems.BadRequest("The request is not well-formed HTTP/1.1.", code="MALFORMED_REQUEST")
-    return problems.InternalError("Something went wrong on our side; the request id finds it in our logs.")
-
-
 def _nothing() -> None:
     pass
+
+
+def _discard(body: IncomingBody, seconds: float) -> bool:
+    """Take what the application left of a body, so that the next request can be found. Whether all of it came."""
+    try:
+        with gevent.Timeout(seconds, cast("None", False)):  # False: silent
+            while body.read(65536):
+                pass
+    except Exception:  # noqa: BLE001 - torn, malformed or too slow: its request was answered long ago
+        return False
+    return body.is_at_end
 
 
 def _linger(client: socket.socket) -> None:

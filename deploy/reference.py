@@ -37,13 +37,6 @@ BESIDES_SETTINGS = (
     ),
     ("GATEWAY_TOKEN", "", "commands", "An administrator's token, for `flask --app gateway reload` and `rollback`."),
     ("GATEWAY_PUBLISH_ADDRESS", "127.0.0.1", "compose", "The address of this machine on which Compose publishes 5001."),
-    (
-        "DEMO_DATA",
-        "false",
-        "compose",
-        "Compose loads a demo catalogue and accounts with passwords that EVERYBODY KNOWS (admin/admin, alice and "
-        "bob/password123). Refused in production, and on any address but loopback: set it to false before others come.",
-    ),
 )
 FILLED_IN = {"ENVIRONMENT": "development", "DEMO_DATA": "true"}
 """What `.env.example` sets: without it Compose runs a production system with an empty catalogue."""

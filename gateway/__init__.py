@@ -10,10 +10,11 @@ import os
 from flask import Flask
 
 from common import logs, problems, tokens
-from common.keys import JwkSetKeys, SharedSecret
+from common.internal import Internal
 from common.settings import load
-from common.tokens import Verifier
-from gateway import cli, limits, runtime, shared
+from common.verifying import verifier_of
+from gateway import auditing, cli, limits, runtime, shared
+from gateway.api_keys import ApiKeys
 from gateway.backend.checks import Checks
 from gateway.backend.discovery import Discovery
 from gateway.backend.dns import Resolver
@@ -43,6 +44,7 @@ from gateway.edge import Edge
 from gateway.exchange import SOURCE
 from gateway.incidents import Incidents
 from gateway.observability.metrics import Metrics
+from gateway.openapi.documents import Documents
 from gateway.reload import Loader
 from gateway.revisions import DIRECTORY
 from gateway.runtime import Runtime
@@ -69,18 +71,21 @@ def create_app(given: GatewaySettings | None = None) -> Flask:
     app = Flask(__name__, static_folder=None)
     app.url_map.strict_slashes = app.url_map.merge_slashes = False
     app.before_request(proxied)
-    keys = SharedSecret(chosen.jwt_secret_key) if chosen.jwt_secret_key else JwkSetKeys(_jwks_url(chosen))
     pool, metrics = shared.pool(chosen), Metrics()
+    verifier = verifier_of(
+        app, chosen, SOURCE, tell_cache=metrics.token_looked_up, tell_revocations=metrics.revocations
+    )
     bus, registry = Bus(shared.client(pool)), Registry(shared.client(pool))
     duty = Duty(os.environ.get(DIRECTORY))
     sharing = Sharing(bus, Drains(shared.client(pool)), duty)
     parts = Runtime(
         settings=chosen,
-        verifier=Verifier(app, keys),
-        limits=limits.init_app(app, chosen, pool, metrics),
+        verifier=verifier,
+        api_keys=ApiKeys(_user_service(chosen), verifier),
+        limits=limits.init_app(app, chosen, metrics),
         cache=CacheStore(shared.client(pool)),
         metrics=metrics,
-        health=pages.make_health(keys),
+        health=pages.make_health(verifier.keys),
         instance_health=InstanceHealth(),
         incidents=Incidents(shared.client(pool)),
         entrance=Entrance("gateway", worker_gate(chosen.max_in_flight), metrics),
@@ -90,12 +95,15 @@ def create_app(given: GatewaySettings | None = None) -> Flask:
         discovery=Discovery(Resolver(nameservers=chosen.dns_servers).resolve, registry, bus),
         sharing=sharing,
         checks=Checks(duty, sharing, metrics, is_connected=lambda: bus.is_connected),
+        documents=Documents(metrics),
+        browsers=chosen.browsers(),
     )
     parts.table = compile_table(configuration, EXPLICIT, chosen, metrics)
     parts.loader = Loader(parts, Compiler(parts, urls, EXPLICIT))
     runtime.init_app(app, parts)
     tokens.init_app(app, parts.verifier)
-    problems.init_app(app, SOURCE, parts.incidents.note_current)
+    recorder = auditing.init_app(app, chosen)
+    problems.init_app(app, SOURCE, auditing.noting(recorder, parts.incidents.note_current))
     for bp in EXPLICIT:
         app.register_blueprint(bp)
     pages.init_app(app)
@@ -105,5 +113,7 @@ def create_app(given: GatewaySettings | None = None) -> Flask:
     return app
 
 
-def _jwks_url(chosen: GatewaySettings) -> str:
-    return f"{chosen.user_service_url}/.well-known/jwks.json"
+def _user_service(chosen: GatewaySettings) -> Internal:
+    return Internal(
+        chosen.user_service_url, chosen.effective_service_secret(), me=SOURCE, audience="user_service", timeout_s=2
+    )

@@ -1,5 +1,5 @@
-"""What a worker does beside answering: it hears what other workers tell, keeps the instances of services current, and
-checks whether they are well.
+"""What a worker does beside answering: it reads what was revoked, hears what other workers tell, keeps keys and the
+instances of services current, and checks whether they are well.
 
 Begun in the worker, for no greenlet survives a fork, and before it takes its first request.
 """
@@ -14,12 +14,16 @@ from gateway.table import Table
 
 
 def start(runtime: Runtime, is_running: Callable[[], bool]) -> None:
-    """Begin, and go on until it `is_running` no longer. Takes two seconds at most: names are looked up first."""
+    """Begin, and go on until it `is_running` no longer. Takes four seconds at most: what was revoked is read first, and
+    names are looked up."""
+    runtime.verifier.start(is_running)
+    runtime.api_keys.start(is_running)
     runtime.bus.start(is_running)
     _watch_health(runtime, runtime.table)
     runtime.followers.append(partial(_watch_health, runtime))
     runtime.followers.append(runtime.discovery.follow)
     runtime.checks.start(is_running)
+    runtime.documents.start(lambda: runtime.table, is_running)
     runtime.discovery.start(runtime.table, is_running)
 
 

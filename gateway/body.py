@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import IO, Protocol, cast
 
 from common.messages import Tell
-from common.problems import BadRequest, PayloadTooLarge, Problem
+from common.problems import BadRequest, PayloadTooLarge, Problem, RequestTimeout
 
 
 class Reader(Protocol):
@@ -54,6 +54,7 @@ class Body:
     is_bounded: bool = False
     is_taken_in: bool = False
     read_bytes: int = 0
+    waited_s: float = 0.0  # for the caller, before the request's time was counted
     _limit_bytes: int | None = None
     _is_begun: bool = False  # something was read that cannot be read again, or could have been
 
@@ -147,4 +148,6 @@ def refuse_torn_body(error: CallerGone) -> Problem:
     """Told to nobody in most cases: the caller has gone."""
     if isinstance(error, BodyTooLong):
         return too_large(error.limit_bytes)
+    if isinstance(error.__cause__, TimeoutError):
+        return RequestTimeout("The request body came too slowly.")
     return BadRequest("The request body ended before its announced length.", code="INCOMPLETE_BODY")

@@ -8,13 +8,14 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from common.tokens import Identity
-from gateway import yaml_file
+from common import yaml_file
+from common.identity import KEY_SESSION, Identity
+from common.permissions import bundled
+from common.yaml_file import Location, YamlError, YamlFile
 from gateway.advice.findings import Finding, texts, unknown
 from gateway.cases import Case, Expected
 from gateway.rehearsing import rehearsal_of
 from gateway.settings import GatewaySettings
-from gateway.yaml_file import Location, YamlError, YamlFile
 
 ANONYMOUS, PASSES = "anonymous", "passes"
 FAR_AWAY = 4e9  # Unix time: no identity of a case expires
@@ -60,7 +61,7 @@ def _request(value: str) -> str:
 
 
 def _headers(headers: dict[str, str]) -> dict[str, str]:
-    if any(name.lower() == "authorization" for name in headers):
+    if any(name.lower() in ("authorization", "x-api-key") for name in headers):
         raise ValueError("must not bring a token; say who calls by as: {user: u1, roles: [customer]}")
     return headers
 
@@ -75,9 +76,20 @@ class UserEntry(_Entry):
     user: str = Field(min_length=1)
     name: str | None = None
     roles: list[str] = Field(default_factory=list)
+    permissions: list[str] | None = None  # default: what the built-in ones of the roles bundle
+    second_factor: bool = False
+    api_key: str = ""  # its id
 
     def identity(self) -> Identity:
-        return Identity(self.user, self.name or self.user, frozenset(self.roles), FAR_AWAY)
+        return Identity(
+            self.user,
+            self.name or self.user,
+            frozenset(self.roles),
+            FAR_AWAY,
+            bundled(self.roles) if self.permissions is None else frozenset(self.permissions),
+            session=f"{KEY_SESSION}{self.api_key}" if self.api_key else "",
+            amr=frozenset({"pwd", "otp"}) if self.second_factor else frozenset({"pwd"}),
+        )
 
 
 Caller = Annotated[UserEntry | None, BeforeValidator(_nobody)]

@@ -5,7 +5,7 @@
       - name: Customers may not change products
         request: DELETE /api/v1/products/7
         as: {user: u1, roles: [customer]}
-        expect: {status: 403, code: ROLE_REQUIRED, policy: require_jwt}
+        expect: {status: 403, code: PERMISSION_REQUIRED, policy: require_jwt}
 
 Only what `expect` names is compared. A case says who calls instead of bringing a token, so no key is needed. What is
 counted and kept is not looked at: here no limit is ever used up and nothing is in the cache.

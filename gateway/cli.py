@@ -12,7 +12,7 @@ from flask import Flask
 from flask.cli import FlaskGroup
 from werkzeug.routing import Rule
 
-from gateway.commands import configuration, explain, tables, test
+from gateway.commands import configuration, explain, limits, tables, test
 from gateway.commands.asking import Surroundings, surround
 from gateway.commands.configuration import schema_text
 from gateway.runtime import runtime_of
@@ -30,6 +30,7 @@ COMMANDS = (
     tables.routes,
     explain.explain,
     test.test,
+    limits.limits,
 )
 
 

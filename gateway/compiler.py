@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import gevent
 
-from gateway import yaml_file
+from common import yaml_file
+from common.yaml_file import YamlError
 from gateway.blueprints import ServiceBlueprint
 from gateway.revisions import Revision, Signature
 from gateway.services import Configuration, ServicesError, configuration_of, load_services
 from gateway.table import Table, compile_table
-from gateway.yaml_file import YamlError
 
 if TYPE_CHECKING:
     from gateway.runtime import Runtime

@@ -50,6 +50,7 @@ class Difference(NamedTuple):
 def differences(before: Configuration, after: Configuration) -> list[Difference]:
     """Empty when both mean the same."""
     found = list(_changes("file", {"pages": before.entries.pages}, {"pages": after.entries.pages}))
+    found += _changes("plans", _values_of_plans(before), _values_of_plans(after))
     for key, old, new in _pairs(before.services, after.services):
         if old is None or new is None:
             found.append(Difference("removed" if new is None else "added", key))
@@ -57,6 +58,15 @@ def differences(before: Configuration, after: Configuration) -> list[Difference]
         found += _changes(key, values_of(old), values_of(new))
         found += _of_routes(key, (old, before.routes[key]), (new, after.routes[key]))
     return found
+
+
+def _values_of_plans(configuration: Configuration) -> Values:
+    return {
+        f"{name}.{key}": str(rate)
+        for name, plan in configuration.plans.items()
+        for key, rate in (("default", plan.default), ("burst", plan.burst))
+        if rate
+    }
 
 
 def values_of(service: Service) -> Values:

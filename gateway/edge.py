@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -17,10 +18,12 @@ from common import logs, problems
 from common.messages import HEAD, TELL
 from common.problems import Problem
 from gateway.body import Body, Reader
+from gateway.browser_fields import answers_preflight, completed
 from gateway.exchange import EXCHANGE, SOURCE, Exchange
 from gateway.headers import Fields, Forwarding, trace_caller
+from gateway.router import Route
 from gateway.runtime import Runtime
-from gateway.targets import check_host, is_host, read_target
+from gateway.targets import Target, check_host, is_host, other_reading, read_target
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -42,12 +45,17 @@ class Edge:
         line = _Line(self._runtime, environ)
         logs.bind_request(line.request_id)
         try:
-            exchange = exchange_of(environ, self._runtime, line.request_id)
+            exchange = line.exchange = exchange_of(environ, self._runtime, line.request_id)
             check_target(exchange)
         except Problem as problem:
             self._runtime.incidents.note_malformed(problem, environ, line.request_id)
             return line.ended(_refuse(problem, line, start_response))
-        line.exchange = exchange
+        try:
+            if answers_preflight(exchange):
+                line.starting(start_response)("204 No Content", [])
+                return line.ended([])
+        except Problem as problem:
+            return line.ended(_refuse(problem, line, start_response))
         environ[EXCHANGE] = exchange
         return line.ended(self._app(environ, line.starting(start_response)))
 
@@ -88,13 +96,29 @@ def exchange_of(environ: WSGIEnvironment, runtime: Runtime, request_id: str) -> 
 def check_target(exchange: Exchange) -> None:
     """Raises what is wrong with the target, unless the service that claims its path takes that."""
     fault = exchange.target.fault
-    if fault is None:
+    if fault is not None:
+        service = exchange.table.router.find_service(exchange)
+        if service is None or not fault.passes(
+            is_verbatim=service.is_verbatim, takes_slashes=service.passes_encoded_slashes
+        ):
+            raise fault.problem
+    other = other_reading(exchange.target)
+    if other is exchange.target:
         return
-    service = exchange.table.router.find_service(exchange)
-    if service is None or not fault.passes(
-        is_verbatim=service.is_verbatim, takes_slashes=service.passes_encoded_slashes
-    ):
-        raise fault.problem
+    route = _route_of(exchange, exchange.target)
+    if route is None or route.service.is_verbatim:
+        return
+    if other is None or _route_of(exchange, other) is not route:
+        text = "The path can be read in two ways, with different rules; leave out // ; %25 and dots at an end."
+        raise problems.BadRequest(text, code="UNSAFE_PATH")
+
+
+def _route_of(exchange: Exchange, target: Target) -> Route | None:
+    """The route that serves `target`, None where the gateway itself answers."""
+    try:
+        return exchange.table.router.match(replace(exchange, target=target, answer_headers=[]))
+    except Problem:
+        return None
 
 
 def _body_length(headers: dict[str, str]) -> int | None:
@@ -135,9 +159,7 @@ class _Line:
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Callable[[bytes], object]:
             self._status = int(status[:3])
             if not self._is_verbatim(headers):
-                added = self.exchange.answer_headers if self.exchange else []
-                headers = [(name, value) for name, value in headers if name.lower() != "x-request-id"]
-                headers += [("X-Request-ID", self.request_id), ("X-Content-Type-Options", "nosniff"), *added]
+                headers = completed(headers, self.request_id, self.exchange)
             if exc_info:
                 return start_response(status, headers, exc_info)
             return start_response(status, headers)

@@ -5,6 +5,7 @@ Policies work on these and never on `flask.request`, so the same composed handle
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from common.keys import InvalidToken, KeysUnavailable
 from common.problems import Problem
 from common.tokens import Identity
 from gateway.body import Body
+from gateway.cookies import SAFE_METHODS
 from gateway.credentials import Credential, credential_of
 from gateway.headers import Forwarding
 from gateway.rewriting import capture
@@ -134,7 +136,18 @@ class Exchange:
     @property
     def credential(self) -> Credential | None:
         """What the request shows of who it is. Raises `BadRequest` or `InvalidToken`."""
-        return credential_of(self.headers)
+        return credential_of(self.headers, self.runtime.browsers.session_cookie(self.forwarding))
+
+    @property
+    def varying(self) -> Mapping[str, str]:
+        """The fields that may tell variants of an answer apart: with `authorization`, in whichever way it was shown."""
+        try:
+            shown = self.credential
+        except (InvalidToken, Problem):
+            shown = None
+        if shown is None or shown.kind == "token":
+            return self.headers
+        return {**self.headers, "authorization": hashlib.sha256(shown.value.encode()).hexdigest()}
 
     def _verified(self) -> Identity | Exception | None:
         if not self._identity_known:
@@ -148,5 +161,12 @@ class Exchange:
     def _verify(self, shown: Credential | None) -> Identity | None:
         if shown is None:
             return None
+        if shown.kind == "key":
+            self.access_token, identity = self.runtime.api_keys.exchange(shown.value)
+            return identity
         self.access_token = shown.value
-        return self.runtime.verifier.verify(self.access_token)
+        identity = self.runtime.verifier.verify(self.access_token)
+        if shown.kind == "cookie" and self.method not in SAFE_METHODS:
+            self.runtime.browsers.check_page(self.headers, self.forwarding)
+            self.runtime.browsers.check_intent(self.runtime.browsers.csrf_token(identity), self.headers)
+        return identity

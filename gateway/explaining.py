@@ -177,9 +177,12 @@ def _ask_layers(sketch: _Sketch, exchange: Exchange, handler: Callable[..., obje
 
 
 _KEYS = {
-    "limited": ("limits",),
+    "limited": ("limits", "cost", "on_store_down"),
     "sized": ("max_body",),
-    "require_jwt": ("roles", "public"),
+    "addresses": ("deny_from", "allow_from"),
+    "maintained": ("maintenance",),
+    "require_jwt": ("roles", "permissions", "second_factor", "public"),
+    "validated": ("validate",),
     "cached": ("cache",),
     "redirected": ("redirect",),
     "changed": ("response_headers",),

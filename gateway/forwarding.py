@@ -19,6 +19,7 @@ from gateway.headers import (
     passed_answer_fields,
     passed_request_fields,
 )
+from gateway.outgoing import outgoing_target as outgoing_target
 
 
 def forward(exchange: Exchange) -> Answer:
@@ -67,7 +68,8 @@ def _countdown(exchange: Exchange) -> Countdown:
     """The request's time; from now on it stands still while the caller's body is waited for."""
     said = None if exchange.service.is_verbatim else exchange.headers.get(deadlines.HEADER.lower())
     time = Countdown(exchange.service.timeout_s, deadlines.parse(said), began=exchange.started)
-    if exchange.body.length != 0:
+    time.ends_at += exchange.body.waited_s
+    if exchange.body.streams:
         exchange.body.reader = time.standing_still(exchange.body.reader)
     return time
 
@@ -97,22 +99,6 @@ def _mirror(exchange: Exchange, call: Call) -> None:
         exchange.runtime.mirroring.copy(backend, call, outgoing_target(exchange, mirror.service))
 
 
-def outgoing_target(exchange: Exchange, asked: str = "") -> str:
-    """What the service is asked for: its own prefix instead of the public one, or what the route rewrites it to.
-
-    `asked` is the key of the service, default: the one that answers the request.
-    """
-    if exchange.target.is_server_wide and exchange.service.is_verbatim:
-        return "*"
-    asked = asked or exchange.backend
-    route, own = exchange.route, exchange.table.services[asked]
-    base = route.base if asked == exchange.service.key or own.path is None else own.path
-    path = base + exchange.target.after(exchange.prefix_segments)
-    if route.rewrite is not None:
-        path = route.rewrite.path(path, exchange.captured)
-    return (path or "/") if exchange.target.query is None else f"{path or '/'}?{exchange.target.query}"
-
-
 def outgoing_fields(exchange: Exchange) -> HeaderList:
     """The header fields that the service is sent."""
     return exchange.service.request_headers.apply(_outgoing_headers(exchange, _hops(exchange)))
@@ -133,7 +119,7 @@ def _outgoing_headers(exchange: Exchange, hops: int | None) -> HeaderList:
     else:
         identity = _identity_headers(exchange)
         headers = outgoing_headers(exchange.headers, exchange.forwarding, identity, exchange.request_id)
-        if identity:
+        if exchange.identity is not None:
             headers = [pair for pair in headers if pair[0].lower() != "authorization"]
             headers.append(("Authorization", f"Bearer {exchange.access_token}"))
         headers = headers if told is None else [("Host", told), *headers]

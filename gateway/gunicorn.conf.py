@@ -34,8 +34,11 @@ _metrics_dir = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or _scratch("PROMETHEU
 
 from prometheus_client import multiprocess  # noqa: E402
 
+from common import audit  # noqa: E402
 from common.serving import gunicorn_settings, repeat  # noqa: E402
 from common.settings import load_or_exit  # noqa: E402
+from common.tls import showing  # noqa: E402
+from common.worker import ProblemWorker  # noqa: E402
 from gateway import background, incidents, revisions  # noqa: E402
 from gateway.reload import POLL_S  # noqa: E402
 from gateway.runtime import runtime_of  # noqa: E402
@@ -49,6 +52,10 @@ if _loaded is None:
     except ServicesError as error:
         raise SystemExit(f"gateway cannot start: {error}") from None
     _scratch(revisions.DIRECTORY, "revisions")  # not an inherited one: that is another master's
+    if _settings.tls_certificate is not None:
+        _tls = showing(*_settings.tls_files)
+        _tls.context()  # made before the fork; later it follows its files by itself
+        ProblemWorker.tls = {_settings.gateway_port: _tls}  # the operations listener goes without
 else:
     _settings = runtime_of(_loaded.app).settings  # a fault in .env or in the services file must not end us now
 
@@ -98,6 +105,8 @@ def post_worker_init(worker: Any) -> None:
     repeat(worker, runtime.loader.tick, POLL_S)
     worker.note = runtime.incidents.note_unread
     repeat(worker, runtime.incidents.write, incidents.ROUND_S)
+    repeat(worker, worker.wsgi.extensions["recorder"].tick, audit.ROUND_S)
+    atexit.register(worker.wsgi.extensions["recorder"].close)
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -35,10 +35,14 @@ SET_BY_US = frozenset(
 
 # framing is ours (the body's length is known), the service has its own Host, and 100-continue was already answered
 _REPLACED = frozenset({"host", "content-length", "expect"})
-_NEVER_SENT = HOP_BY_HOP | SET_BY_US | _REPLACED
+_API_KEY = frozenset({"x-api-key"})  # for us, who exchange it for a token
+_NEVER_SENT = HOP_BY_HOP | SET_BY_US | _REPLACED | _API_KEY
 
 # gunicorn writes Date and Server itself
 _NEVER_RETURNED = HOP_BY_HOP | {"date", "server"}
+
+OUR_COOKIES = frozenset({"__Host-access", "__Secure-refresh", "__Host-csrf", "dev-access", "dev-refresh", "dev-csrf"})
+"""What a browser keeps for the gateway alone, see `cookies`."""
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -87,7 +91,10 @@ def outgoing_headers(
         (name.title(), value)
         for name, value in incoming.items()
         if name not in _NEVER_SENT and name not in dropped and not name.startswith("x-user-")
+        if name != "authorization" or not value.strip().lower().startswith("apikey")
     ]
+    if "cookie" in incoming:
+        sent = _without_our_cookies(sent)
     chain = ", ".join((forwarding.caller, *forwarding.proxies))
     via = f"{forwarding.protocol} {PSEUDONYM}"
     sent += [
@@ -109,7 +116,7 @@ def passed_request_fields(pairs: Iterable[tuple[str, str]], protocol: str, host:
     """
     sent = [
         (name, host if name.lower() == "host" and host is not None else value)
-        for name, value in _end_to_end(pairs)
+        for name, value in _without_our_cookies(_end_to_end(pairs))
         if name.lower() != "host" or host is not None
     ]
     return [*sent, ("Via", f"{protocol} {PSEUDONYM}")]
@@ -127,6 +134,19 @@ def passed_answer_fields(pairs: Iterable[tuple[str, str]], protocol: str) -> lis
 def interim_fields(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """The fields of an interim answer that pass; it has no body, so it has no length (RFC 9110, 8.6)."""
     return [(name, value) for name, value in _end_to_end(pairs) if name.lower() != "content-length"]
+
+
+def without_ours(cookies: str) -> str:
+    """A `Cookie` field without those that are for us alone, "" when nothing is left."""
+    if not any(name in cookies for name in OUR_COOKIES):
+        return cookies
+    pairs = (part.strip() for part in cookies.split(";"))
+    return "; ".join(pair for pair in pairs if pair.partition("=")[0].strip() not in OUR_COOKIES)
+
+
+def _without_our_cookies(fields: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    kept = ((name, without_ours(value) if name.lower() == "cookie" else value) for name, value in fields)
+    return [(name, value) for name, value in kept if value or name.lower() != "cookie"]
 
 
 def _end_to_end(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

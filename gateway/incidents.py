@@ -25,6 +25,7 @@ import redis
 import structlog
 from flask import request
 
+from common.masking import masked
 from common.problems import Problem
 from gateway.exchange import EXCHANGE, Exchange
 from gateway.router import VERSION_FIELDS
@@ -77,6 +78,9 @@ class Asked:
     caller: str = ""  # address
     user: str = ""  # id, where a token was looked at
     roles: tuple[str, ...] = ()
+    permissions: tuple[str, ...] = ()
+    amr: tuple[str, ...] = ()
+    key: str = ""  # id of an API key
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +131,15 @@ class Incidents:
             Whence.of(error or problem),
             Asked(
                 exchange.method,
-                exchange.target.path[:LONGEST_TEXT],
+                masked(exchange.target.path[:LONGEST_TEXT]),
                 exchange.forwarding.host[:LONGEST_TEXT],
                 version[:LONGEST_TEXT],
                 exchange.forwarding.caller,
                 identity.user_id if identity else "",
                 tuple(sorted(identity.roles)) if identity else (),
+                tuple(sorted(identity.permissions)) if identity else (),
+                tuple(sorted(identity.amr)) if identity else (),
+                identity.key_id if identity else "",
             ),
             route=route.name if route else "",
             service=exchange.backend,
@@ -145,7 +152,7 @@ class Incidents:
             str(environ.get(key, ""))[:LONGEST_TEXT]
             for key in ("REQUEST_METHOD", "RAW_URI", "HTTP_HOST", "REMOTE_ADDR")
         )
-        asked = Asked(method, target.partition("?")[0], host, caller=caller)
+        asked = Asked(method, masked(target.partition("?")[0]), host, caller=caller)
         self._note(problem, request_id, Whence.of(problem), asked)
 
     def note_unread(self, problem: Problem, request_id: str, caller: str, error: BaseException) -> None:
@@ -222,5 +229,5 @@ def from_json(text: bytes) -> Incident:
     """An incident as `orjson.dumps` wrote it."""
     read = orjson.loads(text)
     asked = read.pop("asked")
-    roles = tuple(asked.pop("roles"))
-    return Incident(whence=Whence(**read.pop("whence")), asked=Asked(roles=roles, **asked), **read)
+    lists = {name: tuple(asked.pop(name, ())) for name in ("roles", "permissions", "amr")}
+    return Incident(whence=Whence(**read.pop("whence")), asked=Asked(**lists, **asked), **read)

@@ -6,7 +6,9 @@ editors and `advice` take the rest: bounds, alternatives, and what to say of a t
 
 from __future__ import annotations
 
+import ipaddress
 import re
+from datetime import datetime
 from typing import Annotated, Literal, TypeVar
 
 from limits import parse_many
@@ -23,6 +25,7 @@ from pydantic_core import CoreSchema
 from urllib3.util import parse_url
 
 from gateway.backend.dns import parse_source as parse_dns_source
+from gateway.headers import IPNetwork
 from gateway.matching import Condition, check_host_pattern
 from gateway.rewriting import PathTemplate, check_header_name, check_header_value, check_prefix, check_redirect
 from gateway.settings import parse_size
@@ -30,6 +33,8 @@ from gateway.settings import parse_size
 Strategy = Literal["round-robin", "least-requests", "peak-ewma", "hash"]
 """How a balancer chooses, see `backend.balancing`."""
 Priority = Literal["high", "normal", "low"]
+WhenDown = Literal["local", "open", "closed"]
+"""What becomes of requests that Redis can't count, see `limits.counting`."""
 
 FIRST_VERSION = "1"
 NAME = r"^[a-z][a-z0-9-]{0,62}$"
@@ -41,6 +46,9 @@ _PATH = re.compile(r"/[!-~]*")
 _NOT_IN_PATH = re.compile(r"[?#\\]|(^|/)\.\.?(/|$)")
 _ADDRESS = r"^https?://[^/?#@ ]+/?$"
 _SOURCE = r"^(https?://[^/?#@ ]+/?|dns:.+|registry)$"
+_NETWORK = r"^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$"
+_MOMENT = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
+_DOCUMENT = r"^(/|file:.)"
 _RATE = r"^\s*[1-9][0-9]*\s*(/|per)\s*([0-9]+\s*)?[A-Za-z]+\s*$"
 _SIZE = r"^\s*[0-9]+\s*([KMGkmg]?[Ii]?[Bb])?\s*$"
 
@@ -54,6 +62,11 @@ def parse_rate(value: object) -> str:
     if len(rates) != 1 or not rates[0].amount:
         raise ValueError("must be a rate like 100/minute, 5/second or 1000/2hours")
     return str(value)
+
+
+def is_rate(text: str) -> bool:
+    """Whether `text` is a rate, and no name."""
+    return re.fullmatch(_RATE, text) is not None
 
 
 def parse_address(value: object) -> str:
@@ -79,6 +92,37 @@ def parse_source(value: object) -> str:
         parse_dns_source(text)
         return text
     return parse_address(value)
+
+
+def parse_network(value: object) -> IPNetwork:
+    """`10.0.0.0/8` or `2001:db8::7`; IPv4 in IPv6 clothes (`::ffff:10.0.0.0/104`) as IPv4. Raises `ValueError`."""
+    try:
+        network = ipaddress.ip_network(value if isinstance(value, str) else "")
+    except ValueError:
+        raise ValueError("must be an address or network like 10.0.0.0/8, with no bits set behind its mask") from None
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    if mapped is None or network.prefixlen < 96:
+        return network
+    return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+
+
+def parse_moment(value: object) -> datetime:
+    """A time of RFC 3339. YAML may have read it already. Raises `ValueError`."""
+    moment = value
+    try:
+        if isinstance(value, str) and re.fullmatch(_MOMENT, value):
+            moment = datetime.fromisoformat(value.upper())
+    except ValueError:
+        pass
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        raise ValueError("must be a time with its zone, like 2030-01-31T22:00:00Z")
+    return moment
+
+
+def _document(value: str) -> str:
+    if re.match(r"file:.", value) or (_PATH.fullmatch(value) and not _NOT_IN_PATH.search(value)):
+        return value
+    raise ValueError("must be a path at the service like /openapi.json, or a file of ours like file:shop.json")
 
 
 def _version(value: str) -> str:
@@ -154,6 +198,16 @@ def _said(words: str) -> dict[str, JsonValue]:
 
 
 T = TypeVar("T")
+Network = Annotated[IPNetwork, BeforeValidator(parse_network), WithJsonSchema({"type": "string", "pattern": _NETWORK})]
+Moment = Annotated[datetime, BeforeValidator(parse_moment), WithJsonSchema({"type": "string", "pattern": _MOMENT})]
+FilePath = Annotated[str, Field(min_length=1)]
+ServerName = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9._:-]{1,253}$", json_schema_extra=_said("the name in a certificate, like shop.internal")
+    ),
+]
+DocumentPath = Annotated[str, AfterValidator(_document), WithJsonSchema({"type": "string", "pattern": _DOCUMENT})]
 Rate = Annotated[str, BeforeValidator(parse_rate), WithJsonSchema({"type": "string", "pattern": _RATE})]
 Size = Annotated[
     int,

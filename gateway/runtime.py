@@ -10,6 +10,7 @@ from flask import Flask
 
 from common.health import Health
 from common.tokens import Verifier
+from gateway.api_keys import ApiKeys
 from gateway.backend.checks import Checks
 from gateway.backend.discovery import Discovery
 from gateway.backend.health import InstanceHealth
@@ -17,11 +18,13 @@ from gateway.backend.mirroring import Mirroring
 from gateway.backend.registry import Registry
 from gateway.backend.sharing import Sharing
 from gateway.backend.shedding import Entrance
+from gateway.browsers import Browsers
 from gateway.bus import Bus
 from gateway.cache.store import CacheStore
 from gateway.incidents import Incidents
 from gateway.limits import Limits
 from gateway.observability.metrics import Metrics
+from gateway.openapi.documents import Documents
 from gateway.settings import GatewaySettings
 from gateway.table import Table
 
@@ -35,6 +38,7 @@ class Runtime:
 
     settings: GatewaySettings
     verifier: Verifier
+    api_keys: ApiKeys
     limits: Limits
     cache: CacheStore
     metrics: Metrics
@@ -48,6 +52,8 @@ class Runtime:
     discovery: Discovery
     sharing: Sharing
     checks: Checks
+    documents: Documents
+    browsers: Browsers = field(default_factory=Browsers)
     table: Table = field(init=False)
     loader: Loader = field(init=False)
     followers: list[Callable[[Table], None]] = field(default_factory=list[Callable[[Table], None]])

@@ -6,17 +6,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from click import ClickException
 from limits import RateLimitItem, parse
 
-from gateway import advice, yaml_file
+from common import yaml_file
+from common.yaml_file import YamlError, YamlFile
+from gateway import advice
+from gateway.advice import files
 from gateway.backend.dns import DnsSource
 from gateway.backend.dns import parse_source as parse_dns_source
 from gateway.backend.standing import ActiveRule, EjectionRule
+from gateway.headers import IPNetwork
 from gateway.matching import Conditions
-from gateway.notation import REGISTRY, parse_source
+from gateway.notation import REGISTRY, WhenDown, is_rate, parse_source
 from gateway.rewriting import HeaderChanges, PathTemplate, Redirect, Rewrite
 from gateway.services_file import (
     FIRST_VERSION,
@@ -35,9 +41,9 @@ from gateway.services_file import (
     service_name,
 )
 from gateway.settings import GatewaySettings
-from gateway.yaml_file import YamlError, YamlFile
 
-DEFAULT_LIMIT = "default"
+DEFAULT_LIMIT, USER_LIMIT, ADDRESS_LIMIT, BURST_LIMIT = "default", "user", "address", "burst"
+"""Limits that need not be named by a route, see `limits.tiers`."""
 NO_CHANGES = HeaderChanges()
 
 
@@ -117,6 +123,24 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class MaintenanceRule:
+    message: str
+    until: datetime | None
+    retry_after_s: int
+    allow_roles: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TLSRule:
+    """Paths of files, "" for none."""
+
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    server_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """One version of one service behind the gateway, every number filled in.
 
@@ -131,6 +155,14 @@ class Service:
     path: str | None = None  # what the service itself calls its prefix: "" or "/students"; None: the same
     is_public: bool = False
     roles: tuple[str, ...] = ()
+    permissions: tuple[str, ...] = ()  # any of these or of the roles
+    wants_second_factor: bool = False
+    allow_from: tuple[IPNetwork, ...] = ()  # none: all
+    deny_from: tuple[IPNetwork, ...] = ()
+    maintenance: MaintenanceRule | None = None
+    validation: Literal["report", "enforce"] | None = None
+    openapi: str = "/openapi.json"
+    tls: TLSRule = TLSRule()
     is_cached: bool = False
     limits: Mapping[str, RateLimitItem] | None = field(default_factory=dict[str, RateLimitItem])  # None: none at all
     max_body_bytes: int | None = 10 << 20  # None: no bound
@@ -158,6 +190,8 @@ class Service:
     response_headers: HeaderChanges = NO_CHANGES
     mirror: Share | None = None
     split: tuple[Share, ...] = ()
+    cost: int = 1
+    on_store_down: WhenDown = "local"
 
     @property
     def key(self) -> str:
@@ -168,6 +202,18 @@ class Service:
         """The rate called `name`, or the service's default one. Only for a service that has limits."""
         assert self.limits is not None
         return self.limits.get(name) or self.limits[DEFAULT_LIMIT]
+
+    def limit_of_callers(self, *, is_known: bool) -> RateLimitItem:
+        """What one caller may, with or without a token. Only for a service that has limits."""
+        return self.limit(USER_LIMIT if is_known else DEFAULT_LIMIT)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an API key may ask: of each service, and at once of all."""
+
+    default: RateLimitItem
+    burst: RateLimitItem | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +240,7 @@ class Configuration:
     services: Mapping[str, Service]  # by key
     routes: Mapping[str, tuple[RouteRule, ...]]  # by key; none: every method and path
     warnings: tuple[str, ...] = ()
+    plans: Mapping[str, Plan] = field(default_factory=dict[str, Plan])
 
     @property
     def are_pages_private(self) -> bool:
@@ -210,30 +257,37 @@ def load_services(path: Path, settings: GatewaySettings, urls: Mapping[str, str]
     Raises `ServicesError` with all that is wrong.
     """
     try:
-        return configuration_of(yaml_file.read(path), settings, urls)
+        return configuration_of(yaml_file.read(path), settings, urls, beside=path.parent)
     except YamlError as error:
         raise ServicesError([str(error)]) from None
 
 
-def configuration_of(file: YamlFile, settings: GatewaySettings, urls: Mapping[str, str]) -> Configuration:
-    """As `load_services`, of a file that was read already."""
+def configuration_of(
+    file: YamlFile, settings: GatewaySettings, urls: Mapping[str, str], *, beside: Path | None = None
+) -> Configuration:
+    """As `load_services`, of a file that was read already. The files that it names are looked for in `beside`; None:
+    they are not looked at."""
     sound = advice.sound(file)
     entries = dict(sound.entries.services)
     wrong_variables = _lay_over(entries, urls)
     whole = sound.entries.model_copy(update={"services": entries})
     found = advice.faults(whole, sound.damaged, request_timeout_s=settings.request_timeout)
+    found += [] if beside is None else files.findings(entries, beside)
     problems = [*advice.texts(file, [*file.faults, *sound.findings, *found]), *wrong_variables]
     if problems:
         raise ServicesError(problems)
     services: dict[str, Service] = {}
     routes: dict[str, tuple[RouteRule, ...]] = {}
     for name, entry in entries.items():
-        for service in _versions(name, entry, settings):
+        for service in _versions(name, entry, settings, Path(file.path).parent):
             services[service.key] = service
             routes[service.key] = tuple(
                 _route(service, route, file, position) for position, route in enumerate(entry.routes)
             )
-    return Configuration(file, whole, services, routes, tuple(advice.texts(file, advice.warnings(whole))))
+    plans = {
+        name: Plan(parse(plan.default), parse(plan.burst) if plan.burst else None) for name, plan in whole.plans.items()
+    }
+    return Configuration(file, whole, services, routes, tuple(advice.texts(file, advice.warnings(whole))), plans)
 
 
 def _lay_over(entries: dict[str, ServiceEntry], urls: Mapping[str, str]) -> list[str]:
@@ -258,8 +312,8 @@ def _lay_over(entries: dict[str, ServiceEntry], urls: Mapping[str, str]) -> list
     return problems
 
 
-def _versions(name: str, entry: ServiceEntry, settings: GatewaySettings) -> Iterable[Service]:
-    first = _fill(name, entry, settings)
+def _versions(name: str, entry: ServiceEntry, settings: GatewaySettings, folder: Path) -> Iterable[Service]:
+    first = replace(_fill(name, entry, settings), tls=_tls(entry, folder), openapi=_openapi(entry, folder))
     yield first
     for version, other in entry.versions.items():
         path = first.path if other.path is None else other.path
@@ -300,6 +354,7 @@ def _fill(name: str, entry: ServiceEntry, settings: GatewaySettings) -> Service:
         slow_start_s=entry.slow_start_s,
         hedge=_hedge(entry),
         load=LoadRule(entry.load.in_flight, entry.load.queue, entry.load.wait_ms / 1000) if entry.load else None,
+        maintenance=_maintenance(entry),
         host=entry.host,
         passes_encoded_slashes=entry.encoded_slashes,
         is_buffered=entry.buffered,
@@ -317,12 +372,16 @@ def _ruled(service: Service, rules: Rules) -> Service:
         is_for_all = service.try_timeout_s == service.timeout_s  # one try may take the whole time
         try_timeout_s = rules.timeout_s if is_for_all else min(service.try_timeout_s, rules.timeout_s)
         changes |= {"timeout_s": rules.timeout_s, "try_timeout_s": try_timeout_s}
-    wants_roles = rules.roles is not None and not rules.public  # who names roles does not mean everybody
+    if "validation" in rules.model_fields_set:
+        changes["validation"] = rules.validation
     given: dict[str, object | None] = {
-        "is_public": False if wants_roles else rules.public,
-        "roles": () if rules.public else None if rules.roles is None else tuple(rules.roles),
+        **_who_may(rules),
+        "allow_from": rules.allow_from and tuple(rules.allow_from),
+        "deny_from": (*service.deny_from, *(rules.deny_from or ())),
         "is_cached": rules.cache,
         "priority": rules.priority,
+        "cost": rules.cost,
+        "on_store_down": rules.on_store_down,
         "request_headers": rules.request_headers and _changes(rules.request_headers),
         "response_headers": rules.response_headers and _changes(rules.response_headers),
         "mirror": rules.mirror and _share(rules.mirror),
@@ -332,17 +391,31 @@ def _ruled(service: Service, rules: Rules) -> Service:
     return replace(service, **changes)  # pyright: ignore[reportArgumentType] - the names above are its fields
 
 
+def _who_may(rules: Rules) -> dict[str, object | None]:
+    if rules.public:
+        return {"is_public": True, "roles": (), "permissions": (), "wants_second_factor": False}
+    names_some = rules.roles is not None or rules.permissions is not None
+    # both together: a permission that the service names must not open a route that wants a role
+    some = {"roles": tuple(rules.roles or ()), "permissions": tuple(rules.permissions or ())} if names_some else {}
+    wants_token = names_some or rules.second_factor  # who wants so much does not mean everybody
+    return {"is_public": False if wants_token else rules.public, "wants_second_factor": rules.second_factor, **some}
+
+
 def _route(service: Service, entry: RouteEntry, file: YamlFile, position: int) -> RouteRule:
     own = _without_itself(_ruled(service, entry))
     if entry.rewrite and entry.rewrite.host:
         own = replace(own, host=entry.rewrite.host)
+    limit = entry.limit
+    if limit is not None and is_rate(limit) and own.limits is not None:
+        own = replace(own, limits={**own.limits, entry.own_limit: parse(limit)})
+        limit = entry.own_limit
     return RouteRule(
         service=own,
         name=f"{service.name}.{entry.name or entry.path}",
         template=entry.path,
         methods=tuple(entry.methods),
         conditions=entry.conditions,
-        limit=entry.limit,
+        limit=limit,
         rewrite=_rewrite(entry.rewrite) if entry.rewrite else None,
         redirect=Redirect(entry.redirect.status, entry.redirect.to) if entry.redirect else None,
         place=file.line(("services", service.name, "routes", position)),
@@ -364,7 +437,11 @@ def _limits(entry: ServiceEntry, settings: GatewaySettings) -> dict[str, RateLim
     if entry.limits is None:
         return None
     rates = {name: parse(rate) for name, rate in entry.limits.items()}
-    rates.setdefault(DEFAULT_LIMIT, parse(f"{settings.rate_limit_requests} per {settings.rate_limit_window} second"))
+    if DEFAULT_LIMIT not in rates:
+        window = f"per {settings.rate_limit_window} second"
+        rates[DEFAULT_LIMIT] = parse(f"{settings.anonymous_requests} {window}")
+        if settings.user_requests != settings.anonymous_requests:
+            rates.setdefault(USER_LIMIT, parse(f"{settings.user_requests} {window}"))
     return rates
 
 
@@ -385,6 +462,24 @@ def _hedge(entry: ServiceEntry) -> HedgeRule | None:
     if entry.hedge is None:
         return None
     return HedgeRule(entry.hedge.budget, entry.hedge.after_ms / 1000 if entry.hedge.after_ms else None)
+
+
+def _maintenance(entry: ServiceEntry) -> MaintenanceRule | None:
+    said = entry.maintenance
+    return said and MaintenanceRule(said.message, said.until, said.retry_after_s, tuple(said.allow_roles))
+
+
+def _tls(entry: ServiceEntry, folder: Path) -> TLSRule:
+    if (said := entry.tls) is None:
+        return TLSRule()
+    files = (str(folder / path) if path else "" for path in (said.ca, said.client_certificate, said.client_key))
+    return TLSRule(*files, server_name=said.server_name or "")
+
+
+def _openapi(entry: ServiceEntry, folder: Path) -> str:
+    """As the entry says; a file's path as it is from here."""
+    kind, colon, path = entry.openapi.partition(":")
+    return f"{kind}:{folder / path}" if kind == "file" and colon else entry.openapi
 
 
 def _changes(entry: HeaderChangesEntry) -> HeaderChanges:

@@ -19,7 +19,9 @@ from gateway.notation import (
     NAME,
     BasePath,
     Destination,
+    DocumentPath,
     FieldName,
+    FilePath,
     Front,
     Given,
     HashKey,
@@ -27,7 +29,9 @@ from gateway.notation import (
     HeaderValue,
     HostPattern,
     Method,
+    Moment,
     Name,
+    Network,
     OrOff,
     Percent,
     Prefix,
@@ -35,6 +39,7 @@ from gateway.notation import (
     Rate,
     RouteName,
     Seconds,
+    ServerName,
     Size,
     Source,
     Strategy,
@@ -42,10 +47,13 @@ from gateway.notation import (
     Template,
     Version,
     Wanted,
+    WhenDown,
 )
 from gateway.notation import TARGET_NAME as TARGET_NAME
 from gateway.notation import parse_address as parse_address
 
+OF_ALL_ROUTES = frozenset({"default", "user", "address", "burst"})
+"""Limits of a service that need not be named by a route."""
 RESERVED = frozenset(
     {"api", "auth", "docs", "health", "metrics", "openapi", "pages", "problems", "ready", "redoc", "services"}
 )
@@ -184,12 +192,53 @@ class RedirectEntry(Entry):
     status: Literal[301, 302, 303, 307, 308] = Field(308, description="307 and 308 keep the method.")
 
 
+class MaintenanceEntry(Entry):
+    message: Annotated[str, Field(min_length=1, max_length=500)] = Field(
+        "The service is being worked on and will be back.", description="What callers are told."
+    )
+    until: Given[Moment] = Field(None, description="When it ends, with a zone; default: when this entry goes.")
+    retry_after_s: int = Field(120, ge=1, le=86_400, description="Told as Retry-After where `until` says nothing.")
+    allow_roles: list[str] = Field(default_factory=list, description="Who has any of these passes nevertheless.")
+
+
+class TLSEntry(Entry):
+    ca: Given[FilePath] = Field(
+        None, description="PEM file of those who may certify its instances, and nobody else; default: the public ones."
+    )
+    client_certificate: Given[FilePath] = Field(None, description="PEM file with our certificate and its chain.")
+    client_key: Given[FilePath] = Field(None, description="PEM file with the key of `client_certificate`.")
+    server_name: Given[ServerName] = Field(
+        None, description="Whose certificate is wanted; default: the host of the instance's address."
+    )
+
+    @model_validator(mode="after")
+    def _has_both_halves(self) -> Self:
+        if (self.client_certificate is None) != (self.client_key is None):
+            raise ValueError("needs client_certificate and client_key together")
+        return self
+
+
 class Rules(Entry):
     """What a service says for all its routes, and a route for itself."""
 
     public: Given[bool] = Field(None, description="Without it a valid token is wanted.")
     roles: Given[list[str]] = Field(
         None, description="Any of these roles may call; [] is any valid token. A route with roles is not public."
+    )
+    permissions: Given[list[str]] = Field(
+        None, description="Any of these permissions may call, too; a route that names either has both of its own."
+    )
+    second_factor: Given[bool] = Field(
+        None, description="Wants a token of somebody who logged in with a second factor."
+    )
+    allow_from: Given[Annotated[list[Network], Field(min_length=1)]] = Field(
+        None, description="Only callers with these addresses or networks; a route's own list counts instead."
+    )
+    deny_from: Given[Annotated[list[Network], Field(min_length=1)]] = Field(
+        None, description="No callers with these, whatever else is said; a route's list is added."
+    )
+    validation: OrOff[Literal["report", "enforce"]] = Field(
+        None, alias="validate", description="Hold requests against the service's OpenAPI document; default: off."
     )
     cache: Given[bool] = Field(None, description="Keep the answers that say they may be kept (RFC 9111).")
     max_body: OrOff[Size] = Field(None, description="The largest body, or off; default: MAX_REQUEST_SIZE.")
@@ -199,6 +248,14 @@ class Rules(Entry):
     response_headers: Given[HeaderChangesEntry] = Field(None, description="Changes on the way to the caller.")
     mirror: Given[MirrorEntry] = Field(None, description="Another service gets a copy; its answer is dropped.")
     split: Given[list[SplitEntry]] = Field(None, description="Shares of the callers that go to other services.")
+    cost: Given[Annotated[int, Field(ge=1, le=1000)]] = Field(
+        None, description="As how many requests one counts against all limits; default: 1."
+    )
+    on_store_down: Given[WhenDown] = Field(
+        None,
+        description="While Redis is away: local (each worker counts its share; default), open (nothing is counted) or "
+        "closed (503).",
+    )
 
 
 class RouteEntry(Rules):
@@ -212,9 +269,16 @@ class RouteEntry(Rules):
         default_factory=dict, description="Only with these: exact text, * for any, ! for none, ~REGEX."
     )
     query: dict[str, Wanted] = Field(default_factory=dict, description="Only with these parameters, as `headers`.")
-    limit: Given[str] = Field(None, description="Which rate of the service's `limits` counts besides `default`.")
+    limit: Given[str] = Field(
+        None, description="What counts besides `default`: the name of one of the service's `limits`, or a rate."
+    )
     rewrite: Given[RewriteEntry] = Field(None, description="What the service is asked for instead.")
     redirect: Given[RedirectEntry] = Field(None, description="Answer with this, without asking the service.")
+
+    @property
+    def own_limit(self) -> str:
+        """What a rate that stands at the route itself is called."""
+        return self.name or f"{','.join(self.methods)} {self.path}"
 
     @property
     def conditions(self) -> Conditions:
@@ -293,7 +357,15 @@ class ServiceEntry(Rules, Place):
     )
     limits: OrOff[dict[str, Rate]] = Field(
         default_factory=dict,
-        description="Rates by name; `default` for the service, others are named by its routes. off: none at all.",
+        description="Rates by name: `default` of each caller, `user` of those with a token, `address`, `burst`; others "
+        "are named by its routes. off: none at all.",
+    )
+    maintenance: OrOff[MaintenanceEntry] = Field(
+        None, description="Answer 503 for the service, with a Retry-After; default: off."
+    )
+    tls: Given[TLSEntry] = Field(None, description="Whom https:// instances must be certified by, and as whom we call.")
+    openapi: DocumentPath = Field(
+        "/openapi.json", description="Where its OpenAPI document is: a path at the service, or file:PATH."
     )
     host: HeaderValue = Field(
         "instance", description="The Host that the service is told: instance (its own), caller (the caller's), a name."
@@ -307,11 +379,23 @@ class ServiceEntry(Rules, Place):
     )
 
 
+class PlanEntry(Entry):
+    """One entry under `plans:`."""
+
+    default: Rate = Field(description="Of each service, in place of its own `default`.")
+    burst: Given[Rate] = Field(None, description="Of all services together; default: BURST_RATE_LIMIT_REQUESTS.")
+
+
 class ServicesFile(Entry):
     """The whole file."""
 
     pages: Literal["public", "operations"] = Field(
         "public", description="Where the gateway's own pages are: on both listeners, or on the operations one only."
+    )
+    plans: dict[Name, PlanEntry] = Field(
+        default_factory=dict,
+        description="What API keys may, by the name of their plan.",
+        json_schema_extra={"additionalProperties": False},
     )
     services: dict[ServiceName, ServiceEntry] = Field(
         description="One entry a service, by name.", json_schema_extra={"additionalProperties": False}

@@ -11,11 +11,13 @@ from typing import Annotated
 
 import redis
 from dotenv import dotenv_values
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from common.settings import IdentitySettings, OptionalText, Secret
+from common.settings import OptionalPath, OptionalText, Secret
+from common.tls import CertificateFault, server_context
 from gateway.backend.dns import parse_nameserver
+from gateway.browsers import BrowserSettings
 from gateway.headers import IPNetwork
 
 _SIZE = re.compile(r"(\d+)\s*(B|KB|MB|GB|KIB|MIB|GIB)?", re.IGNORECASE)
@@ -63,7 +65,7 @@ def check_redis_url(value: str) -> str:
     return value
 
 
-class GatewaySettings(IdentitySettings):
+class GatewaySettings(BrowserSettings):
     """What the gateway reads from its environment; services are described in `services.yaml`."""
 
     gateway_host: str = Field("0.0.0.0", description="The address of the public listener.")  # noqa: S104 - it is public
@@ -79,6 +81,18 @@ class GatewaySettings(IdentitySettings):
         le=65535,
         validation_alias="GATEWAY_OPERATIONS_PORT",
         description="The port of the operations listener.",
+    )
+    operations_open: bool = Field(
+        False,
+        description="Says that the network keeps strangers from the operations listener; without it production wants a "
+        "loopback address in GATEWAY_OPERATIONS_HOST.",
+    )
+    tls_certificate: OptionalPath = Field(
+        None, description="PEM file with the certificate, and its chain, that the public listener speaks HTTPS with."
+    )
+    tls_key: OptionalPath = Field(None, description="PEM file with the key of TLS_CERTIFICATE, without a password.")
+    tls_client_ca: OptionalPath = Field(
+        None, description="PEM file with those who certify callers: with it nobody gets in without a certificate."
     )
     gateway_services: Path = Field(
         DEFAULT_SERVICES, examples=["gateway/services.yaml"], description="The file that describes the services."
@@ -100,13 +114,39 @@ class GatewaySettings(IdentitySettings):
         description="IP addresses of the nameservers that `dns:` names are looked up with, by comma, each perhaps with "
         "a port; by default those of /etc/resolv.conf.",
     )
+    limits_timeout_ms: int = Field(
+        50, ge=5, le=10_000, description="How long a request may wait for Redis to count it; then the worker counts."
+    )
     rate_limit_requests: int = Field(
         100,
         ge=1,
-        validation_alias=AliasChoices("USER_RATE_LIMIT_REQUESTS", "RATE_LIMIT_REQUESTS"),
         description="Requests that a caller may make of a service in a window, unless services.yaml says otherwise.",
     )
-    rate_limit_window: int = Field(60, ge=1, le=86_400, description="The length of that window, in seconds.")
+    user_rate_limit_requests: int | None = Field(
+        None,
+        ge=1,
+        description="The same for callers with a token; default: RATE_LIMIT_REQUESTS. Where only this one is set, it "
+        "is for all callers.",
+    )
+    rate_limit_window: int = Field(
+        60, ge=1, le=86_400, description="The length of that window, an address' and all callers', in seconds."
+    )
+    address_rate_limit_requests: int | None = Field(
+        None,
+        ge=1,
+        description="Requests of an address in a window, whoever asks, to all services together; default: ten times "
+        "what one caller may ask of the service, at least 1000, for many users may share an address.",
+    )
+    global_rate_limit_requests: int = Field(
+        1_000_000, ge=1, description="Requests of all callers in a window, to all services together."
+    )
+    burst_rate_limit_requests: int | None = Field(
+        None,
+        ge=1,
+        description="Requests of a caller in BURST_RATE_LIMIT_WINDOW, to all services together; default: as "
+        "many as one caller may ask of the service, at least 100.",
+    )
+    burst_rate_limit_window: int = Field(1, ge=1, le=3600, description="The length of a burst, in seconds.")
     request_timeout: float = Field(
         30, gt=0, le=3600, description="Seconds that a request to a service may take, all tries together."
     )
@@ -141,16 +181,67 @@ class GatewaySettings(IdentitySettings):
         description="Where the workers keep their metrics; by default a temporary folder.",
     )
 
+    @property
+    def user_requests(self) -> int:
+        """Of a caller with a token, to a service."""
+        return self.user_rate_limit_requests or self.rate_limit_requests
+
+    @property
+    def anonymous_requests(self) -> int:
+        """Of an address without a token, to a service."""
+        return self.rate_limit_requests if "rate_limit_requests" in self.model_fields_set else self.user_requests
+
+    @property
+    def address_requests(self) -> int:
+        """Of an address, to all services."""
+        return self.address_rate_limit_requests or max(1000, 10 * self.anonymous_requests)
+
+    @property
+    def burst_requests(self) -> int:
+        """Of a caller, to all services, in a burst."""
+        return self.burst_rate_limit_requests or max(100, self.anonymous_requests, self.user_requests)
+
     def contradictions(self) -> Iterable[str]:
         yield from super().contradictions()
         if self.gateway_port == self.operations_port:
             yield "GATEWAY_OPERATIONS_PORT: must differ from GATEWAY_PORT"
+        yield from self._why_no_tls()
+        if self.is_production and not (self.operations_open or is_loopback(self.operations_host)):
+            yield (
+                "GATEWAY_OPERATIONS_HOST: must be a loopback address when ENVIRONMENT=production, for whoever reaches "
+                "that port may do all that an operator may; set OPERATIONS_OPEN=true if only operators can reach it"
+            )
         if self.is_production:
             given = {name.upper() for name in self.model_fields_set}
             for name in ("REDIS_URL", "USER_SERVICE_URL"):
                 if name not in given:
                     alternatives = " or AUTH_SERVICE_URL" if name == "USER_SERVICE_URL" else ""
                     yield f"{name}{alternatives}: is required when ENVIRONMENT=production"
+
+    def _why_no_tls(self) -> Iterable[str]:
+        certificate, key, ca = self.tls_files
+        if bool(certificate) != bool(key):
+            yield "TLS_CERTIFICATE and TLS_KEY: are needed together; set both or neither"
+        elif ca and not certificate:
+            yield "TLS_CLIENT_CA: wants TLS_CERTIFICATE and TLS_KEY, too"
+        elif certificate:
+            try:
+                server_context(certificate, key, ca)
+            except CertificateFault as fault:
+                yield f"TLS_{'CLIENT_CA' if fault.part == 'ca' else fault.part.upper()}: {fault.words}"
+
+    @property
+    def tls_files(self) -> tuple[str, str, str]:
+        """Paths of the certificate, its key and the callers' CA; "" for none."""
+        certificate, key, ca = (str(path or "") for path in (self.tls_certificate, self.tls_key, self.tls_client_ca))
+        return certificate, key, ca
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def service_urls() -> dict[str, str]:

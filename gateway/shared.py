@@ -12,16 +12,17 @@ PREFIX = "gateway"
 """First word of every key."""
 
 
-def pool(settings: GatewaySettings) -> redis.ConnectionPool:
+def pool(settings: GatewaySettings, *, timeout_ms: int | None = None) -> redis.ConnectionPool:
     """A pool that waits for a free connection instead of failing, and calls that fail at once instead of retrying.
 
-    The retries and time-outs that redis-py defaults to cost seconds a call while Redis is away.
+    The retries and time-outs that redis-py defaults to cost seconds a call while Redis is away. A worker has two pools,
+    of half its connections each. The one for the limits has `timeout_ms` for all; half of it may be spent waiting.
     """
-    timeout_s = settings.redis_timeout_ms / 1000
+    timeout_s = (timeout_ms or settings.redis_timeout_ms) / 1000
     return redis.BlockingConnectionPool.from_url(
         settings.redis_url,
-        max_connections=settings.redis_pool_size,
-        timeout=timeout_s,
+        max_connections=max(1, settings.redis_pool_size // 2),
+        timeout=timeout_s / 2 if timeout_ms else timeout_s,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),

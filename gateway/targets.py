@@ -2,7 +2,12 @@
 
 What is accepted is passed on byte for byte; nothing here or later decodes a path and encodes it again. Decoded segments
 exist for matching routes only. Refused are all spellings by which a service could see another path than the router did:
-dot segments, encoded dots, slashes and backslashes, control characters. RFC 9112, 3; RFC 3986, 3.3.
+dot segments, encoded dots, slashes and backslashes, overlong encodings, control characters. RFC 9112, 3; RFC 3986, 3.3.
+
+Some spellings are lawful, and yet there are servers that read them as another path: `//` as one slash, `/a;b` and `/a.`
+as `/a`, and `%252e`, which decodes to `%2e`, once more. They pass, unless the two readings lead to different routes:
+`other_reading` gives the most forgiving one, and the edge compares. So a route that is protected is protected in all
+its spellings, whatever the server behind it makes of them.
 
 Two kinds of service take more, and say so: one with `encoded_slashes`, and a `verbatim` one, which takes whatever the
 server's parser took. So a fault is noted, not raised, by `read_target`; the edge raises it once it knows whose path it
@@ -14,12 +19,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
 from common.problems import BadRequest, NotImplementedProblem, Problem
 
-_AMBIGUOUS = re.compile(r"%(?:2f|5c|2e|0[0-9a-f]|1[0-9a-f]|7f)|\\|#|[^!-~]", re.IGNORECASE)
+# the last three alternatives are overlong: some decoders take %c0%af for a slash
+_AMBIGUOUS = re.compile(r"%(?:2f|5c|2e|0[0-9a-f]|1[0-9a-f]|7f)|\\|#|[^!-~]|%c[01]|%e0%[89]|%f0%8", re.IGNORECASE)
+_DOUBTFUL = re.compile(r"//|;|%(?:25|3b|2f|5c|u[0-9a-f]{4})|[^./](?:\.|%20)+(?:/|$)", re.IGNORECASE)
+_WIDE_ESCAPE = re.compile(r"%u([0-9a-f]{4})", re.IGNORECASE)  # some servers know these
+_DECODINGS = 4
 _ENCODED_SLASH = re.compile(r"%(?:2f|5c)", re.IGNORECASE)
 _REFUSED_IN_QUERY = re.compile(r"%00|#|[^!-~]")
 _ABSOLUTE = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
@@ -98,6 +107,35 @@ def read_target(method: str, raw: str, host: str | None) -> Target:
     return Target(path, query if mark else None, decoded, _together(faults), authority, is_server_wide)
 
 
+def other_reading(target: Target) -> Target | None:
+    """The target as the most forgiving server may read it; the same object where there is no other reading, None for
+    what is no path any more."""
+    if not _DOUBTFUL.search(target.path):
+        return target
+    text, once = target.path, ""
+    for _ in range(_DECODINGS):
+        text, once = unquote(_WIDE_ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), text)), text
+        if text == once:
+            break
+    else:
+        return None
+    if any(character < " " or character == "\x7f" for character in text):
+        return None
+    return replace(target, segments=_forgiving_segments(text))
+
+
+def _forgiving_segments(path: str) -> tuple[str, ...]:
+    """Without parameters, empty segments, dots and spaces at an end; dot segments resolved."""
+    segments: list[str] = []
+    for raw in path.replace("\\", "/").split("/"):
+        segment = raw.partition(";")[0]
+        if segment == "..":
+            del segments[-1:]
+        elif segment not in ("", "."):
+            segments.append(segment.rstrip(". ") or segment)
+    return tuple(segments)
+
+
 def _faults_of_method(method: str) -> Iterator[Fault]:
     if method == "CONNECT":  # a tunnel, which no request that is passed on can be
         yield Fault(_not_offered(method), is_final=True)
@@ -115,7 +153,8 @@ def _faults_of_path(path: str) -> Iterator[Fault]:
         as_slashes = _ENCODED_SLASH.sub("/", path)  # as a service may read them: "..%2fx" climbs
         yield Fault(
             BadRequest(
-                "The path has a character or an escape that is refused: \\ # %2e %2f %5c or a control character.",
+                "The path has a character or an escape that is refused: \\ # %2e %2f %5c, a control character or an "
+                "overlong encoding.",
                 code="UNSAFE_PATH",
             ),
             is_slash=not _AMBIGUOUS.search(as_slashes) and not _has_dot_segment(as_slashes),

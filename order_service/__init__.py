@@ -7,7 +7,7 @@ from apiflask import APIFlask
 from common.db import Database
 from common.defaults import install, new_app
 from common.settings import load_or_exit
-from order_service import cli, routes
+from order_service import cli, privacy_routes, routes
 from order_service.checkout import Checkout
 from order_service.orders import Orders
 from order_service.product_client import ProductClient
@@ -31,5 +31,6 @@ def create_app(settings: OrderSettings | None = None) -> APIFlask:
     app = new_app(OrderSettings.name)
     install(app, settings, description=DESCRIPTION, database=database)
     routes.init_app(app, orders, checkout)
+    privacy_routes.init_app(app)
     cli.init_app(app, checkout)
     return app

@@ -90,6 +90,20 @@ class Orders:
             total = session.scalar(select(func.count()).select_from(Order).where(*wanted)) or 0
             return session.scalars(newest.offset(offset).limit(limit)).all(), total
 
+    def all_of(self, user_id: str) -> Sequence[Order]:
+        """Whatever is kept of a user's orders, drafts too, the oldest first."""
+        theirs = select(Order).where(Order.user_id == user_id).order_by(Order.created_at, Order.id)
+        with self._database.read() as session:
+            return session.scalars(theirs).all()
+
+    def forget(self, user_id: str) -> None:
+        """Take free text out of a user's orders. The rest stays: it is what the law wants kept of a sale, and the id
+        in it leads to nobody any more. May be repeated."""
+        theirs = select(Order.id).where(Order.user_id == user_id)
+        noted = update(OrderEvent).where(OrderEvent.order_id.in_(theirs), OrderEvent.note != "")
+        with self._database.write() as session:
+            session.execute(noted.values(note=""), execution_options={"synchronize_session": False})
+
     def draft(self, user_id: str, quantities: Mapping[int, int], *, now: datetime) -> Order:
         """(nothing) -> reserving. `quantities` by product id."""
         lines = [

@@ -7,7 +7,7 @@ from apiflask import APIFlask
 from common.db import Database
 from common.defaults import install, new_app
 from common.settings import load_or_exit
-from product_service import cli, reservation_routes, routes
+from product_service import cli, privacy_routes, reservation_routes, routes
 from product_service.products import Products
 from product_service.reservations import Reservations
 from product_service.settings import ProductSettings
@@ -25,5 +25,6 @@ def create_app(settings: ProductSettings | None = None) -> APIFlask:
     install(app, settings, description=DESCRIPTION, database=database)
     routes.init_app(app, products)
     reservation_routes.init_app(app, reservations)
+    privacy_routes.init_app(app)
     cli.init_app(app, settings, products)
     return app

@@ -4,11 +4,13 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import atexit  # noqa: E402
 from functools import partial  # noqa: E402
 
 from flask import Flask  # noqa: E402
 from gunicorn.workers.base import Worker  # noqa: E402
 
+from common import audit, tokens  # noqa: E402
 from common.registration import announce  # noqa: E402
 from common.serving import gunicorn_settings, repeat  # noqa: E402
 from common.settings import load_or_exit  # noqa: E402
@@ -24,5 +26,8 @@ def post_worker_init(worker: Worker) -> None:
     app = worker.wsgi
     assert isinstance(app, Flask)
     app.extensions["health"].is_draining = lambda: not worker.alive
+    tokens.start(app, lambda: worker.alive)
     announce(settings, lambda: worker.alive)
+    repeat(worker, app.extensions["recorder"].tick, audit.ROUND_S)
+    atexit.register(app.extensions["recorder"].close)
     repeat(worker, partial(sweep, app.extensions["reservations"]), settings.reservation_sweep_interval)

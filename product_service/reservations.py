@@ -81,6 +81,11 @@ class Reservations:
         with self._database.read() as session:
             return _known(session.get(Reservation, order_id))
 
+    def of_orders(self, order_ids: Sequence[str]) -> Sequence[Reservation]:
+        """Those that there are."""
+        with self._database.read() as session:
+            return session.scalars(select(Reservation).where(Reservation.id.in_(order_ids))).all()
+
     def reserve(self, order_id: str, quantities: Mapping[int, int], *, now: datetime) -> Reservation:
         """Take the stock for these quantities by product id, all or nothing. What is taken already is left as it is."""
         try:

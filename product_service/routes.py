@@ -1,4 +1,4 @@
-"""The catalogue over HTTP: everybody reads it, administrators change it.
+"""The catalogue over HTTP: everybody reads it, who has `products:write` changes it.
 
 Answers say to which cache group they belong, and changes which group they invalidate (RFC 9875).
 """
@@ -9,9 +9,10 @@ from apiflask import APIBlueprint, APIFlask
 from flask import Response, current_app, request
 from werkzeug.routing import BaseConverter
 
-from common import problems
+from common import auditing, problems
 from common.defaults import problems_source
 from common.models import MAX_PRODUCT_ID, Page, Schema
+from common.permissions import PRODUCTS_WRITE
 from common.problems import NotFound
 from common.tokens import signed_in
 from product_service.products import Products, UnknownProduct
@@ -26,7 +27,6 @@ from product_service.tables import Product
 
 bp = APIBlueprint("products", __name__, tag="products")
 
-ADMIN = "admin"
 BODY = (400, 413, 415, 422)
 """How a body can be wrong."""
 AWAY = 503
@@ -59,38 +59,44 @@ def show(product_id: int) -> Response:
 
 
 @bp.post("/products")
-@signed_in(ADMIN)
+@signed_in(permissions=(PRODUCTS_WRITE,))
 @bp.input(NewProduct)
 @bp.output(ProductAnswer, 201)
 @bp.doc(summary="Add a product", security="bearer", responses=[*BODY, 401, 403, AWAY])
 def add(json_data: NewProduct) -> tuple[Product, int, dict[str, str]]:
     product = _products().add(json_data)
+    auditing.note("product.added", subject=str(product.id))
     return product, 201, {"Location": f"/products/{product.id}"} | INVALIDATES
 
 
 @bp.put("/products/<int:product_id>")
-@signed_in(ADMIN)
+@signed_in(permissions=(PRODUCTS_WRITE,))
 @bp.input(NewProduct)
 @bp.output(ProductAnswer)
 @bp.doc(summary="Replace a product", security="bearer", responses=[*BODY, 401, 403, 404, AWAY])
 def replace(product_id: int, json_data: NewProduct) -> tuple[Product, int, dict[str, str]]:
-    return _products().change(product_id, json_data), 200, INVALIDATES
+    product = _products().change(product_id, json_data)
+    auditing.note("product.changed", subject=str(product_id))
+    return product, 200, INVALIDATES
 
 
 @bp.patch("/products/<int:product_id>")
-@signed_in(ADMIN)
+@signed_in(permissions=(PRODUCTS_WRITE,))
 @bp.input(ProductChange)
 @bp.output(ProductAnswer)
 @bp.doc(summary="Change a product", security="bearer", responses=[*BODY, 401, 403, 404, AWAY])
 def change(product_id: int, json_data: ProductChange) -> tuple[Product, int, dict[str, str]]:
-    return _products().change(product_id, json_data), 200, INVALIDATES
+    product = _products().change(product_id, json_data)
+    auditing.note("product.changed", subject=str(product_id))
+    return product, 200, INVALIDATES
 
 
 @bp.delete("/products/<int:product_id>")
-@signed_in(ADMIN)
+@signed_in(permissions=(PRODUCTS_WRITE,))
 @bp.doc(summary="Sell a product no longer", security="bearer", responses=[204, 401, 403, 404, AWAY])
 def remove(product_id: int) -> tuple[str, int, dict[str, str]]:
     _products().remove(product_id)
+    auditing.note("product.removed", subject=str(product_id))
     return "", 204, INVALIDATES
 
 

@@ -1,4 +1,4 @@
-"""Commands: `flask --app user_service create-admin | ensure-admin | seed-demo | keys list`."""
+"""Commands: `flask --app user_service create-admin | ensure-admin | seed-demo | keys ...`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import sys
 import click
 from apiflask import APIFlask
 
+from user_service import key_commands
+from user_service.key_rotation import KeyRotation
+from user_service.login import Record
+from user_service.login_commands import ACTOR
+from user_service.roles import Roles
 from user_service.settings import UserSettings
-from user_service.signing_keys import SigningKeys
 from user_service.users import ADMIN, CUSTOMER, NameTaken, UserError, Users
 
 DEMO_USERS = (
@@ -18,14 +22,15 @@ DEMO_USERS = (
 )
 
 
-def init_app(app: APIFlask, settings: UserSettings, users: Users, keys: SigningKeys | None) -> None:
-    app.cli.add_command(_create_admin(users))
-    app.cli.add_command(_ensure_admin(settings, users))
+def init_app(app: APIFlask, settings: UserSettings, users: Users, rotation: KeyRotation | None, roles: Roles) -> None:
+    record: Record = app.extensions["audit"].record
+    app.cli.add_command(_create_admin(users, roles, record))
+    app.cli.add_command(_ensure_admin(settings, users, record))
     app.cli.add_command(_seed_demo(settings, users))
-    app.cli.add_command(_keys(keys))
+    key_commands.init_app(app, rotation)
 
 
-def _create_admin(users: Users) -> click.Command:
+def _create_admin(users: Users, roles: Roles, record: Record) -> click.Command:
     @click.command("create-admin")
     @click.argument("username")
     @click.option("--promote", is_flag=True, help="Make an administrator of a user who exists; needs no password.")
@@ -35,17 +40,17 @@ def _create_admin(users: Users) -> click.Command:
         if user := users.named(username):
             if not promote:
                 raise click.ClickException(f"{user.username} exists; add --promote to make an administrator of them.")
-            users.grant(user, ADMIN)
+            roles.grant(user.id, ADMIN)
             click.echo(f"{user.username} is an administrator now.")
             return
         if promote:
             raise click.ClickException(f"There is no user {username} to promote.")
-        _register_admin(users, username, _asked_password(from_stdin=password_stdin))
+        _register_admin(users, username, _asked_password(from_stdin=password_stdin), record)
 
     return create_admin
 
 
-def _ensure_admin(settings: UserSettings, users: Users) -> click.Command:
+def _ensure_admin(settings: UserSettings, users: Users, record: Record) -> click.Command:
     @click.command("ensure-admin")
     def ensure_admin() -> None:
         """Make the administrator that ADMIN_USERNAME and ADMIN_PASSWORD name, unless there is one of that name."""
@@ -54,7 +59,7 @@ def _ensure_admin(settings: UserSettings, users: Users) -> click.Command:
             click.echo("ADMIN_USERNAME and ADMIN_PASSWORD are not set; nothing to do.")
             return
         if (user := users.named(name)) is None:
-            _register_admin(users, name, password)
+            _register_admin(users, name, password, record)
         elif ADMIN in user.roles:
             click.echo(f"The administrator {user.username} exists already.")
         else:  # anybody may have registered that name before us
@@ -84,27 +89,12 @@ def _seed_demo(settings: UserSettings, users: Users) -> click.Command:
     return seed_demo
 
 
-def _keys(keys: SigningKeys | None) -> click.Group:
-    group = click.Group("keys", help="The keys that sign access tokens.")
-
-    @group.command("list")
-    def list_keys() -> None:
-        """Show the keys, the one that signs last; one is made where there is none."""
-        if keys is None:
-            click.echo("Tokens are signed with JWT_SECRET_KEY (HS256); there are no key pairs.")
-            return
-        for key in keys.all():
-            mark = " signs" if key == keys.current() else ""
-            click.echo(f"{key.kid}  {key.created_at:%Y-%m-%d %H:%M:%S}Z{mark}")
-
-    return group
-
-
-def _register_admin(users: Users, username: str, password: str) -> None:
+def _register_admin(users: Users, username: str, password: str, record: Record) -> None:
     try:
         user = users.register(username, password, roles=(CUSTOMER, ADMIN))
     except UserError as error:
         raise click.ClickException(str(error)) from error
+    record("user.registered", outcome="success", actor=ACTOR, subject=user.id, details={"roles": " ".join(user.roles)})
     click.echo(f"{user.username} is an administrator now.")
 
 

@@ -4,13 +4,20 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import atexit  # noqa: E402
+from functools import partial  # noqa: E402
+
 from flask import Flask  # noqa: E402
 from gunicorn.workers.base import Worker  # noqa: E402
 
+from common import audit, tokens  # noqa: E402
 from common.registration import announce  # noqa: E402
-from common.serving import gunicorn_settings  # noqa: E402
+from common.serving import gunicorn_settings, repeat  # noqa: E402
 from common.settings import load_or_exit  # noqa: E402
+from user_service.audit import KEEP_INTERVAL_S, keep  # noqa: E402
+from user_service.erasure import resume  # noqa: E402
 from user_service.settings import UserSettings  # noqa: E402
+from user_service.sweeper import INTERVAL_S, sweep  # noqa: E402
 
 settings = load_or_exit(UserSettings, UserSettings.name)
 globals().update(gunicorn_settings(UserSettings.name, [f"{settings.service_host}:{settings.port}"], settings))
@@ -21,4 +28,11 @@ def post_worker_init(worker: Worker) -> None:
     app = worker.wsgi
     assert isinstance(app, Flask)
     app.extensions["health"].is_draining = lambda: not worker.alive
+    tokens.start(app, lambda: worker.alive)
     announce(settings, lambda: worker.alive)
+    repeat(worker, app.extensions["recorder"].tick, audit.ROUND_S)
+    atexit.register(app.extensions["recorder"].close)
+    repeat(worker, partial(keep, app.extensions["audit"]), KEEP_INTERVAL_S)
+    resume_erasures = partial(resume, app.extensions["erasures"], settings.erasure_interval)
+    repeat(worker, resume_erasures, settings.erasure_interval)
+    repeat(worker, partial(sweep, app.extensions["rounds"]), INTERVAL_S)

@@ -5,33 +5,51 @@ from __future__ import annotations
 from uuid import UUID
 
 from apiflask import APIBlueprint, APIFlask
-from flask import Response, current_app
+from flask import Response, current_app, request
 
-from common import problems
+from common import auditing, problems
+from common.auditing import caller_address
 from common.defaults import problems_source
 from common.models import Page, PageQuery
-from common.problems import Conflict, FieldError, Forbidden, NotFound, Problem, Unauthorized, UnprocessableContent
+from common.permissions import PROFILE_READ, PROFILE_WRITE, USERS_READ
+from common.problems import (
+    Conflict,
+    FieldError,
+    Forbidden,
+    NotFound,
+    Problem,
+    TooManyRequests,
+    Unauthorized,
+    UnprocessableContent,
+)
 from common.tokens import current_identity, signed_in
 from user_service.access_tokens import AccessTokens
+from user_service.guard import TooManyFailures
+from user_service.login import Login
 from user_service.schemas import (
-    AccessToken,
     Credentials,
     JwkSet,
     PasswordChange,
     Profile,
     ProfileChange,
     Registration,
+    TokenPair,
     UserPage,
 )
+from user_service.second_factor import AlreadyActive, NotEnrolled
+from user_service.session_routes import pair
+from user_service.sessions import Sessions
 from user_service.tables import User
 from user_service.users import (
-    ADMIN,
     MalformedName,
     NameTaken,
+    PasswordDenied,
     PasswordTooShort,
+    SecondFactorRequired,
     UnknownUser,
     UserError,
     Users,
+    WrongCode,
     WrongCredentials,
     WrongPassword,
 )
@@ -50,51 +68,61 @@ AWAY = 503
 @bp.doc(summary="Register", responses=[*BODY, 409, AWAY])
 def register(json_data: Registration) -> tuple[User, int, dict[str, str]]:
     user = _users().register(json_data.username, json_data.password, json_data.email)
+    auditing.note("user.registered", subject=user.id)
     return user, 201, {"Location": "/users/profile"}
 
 
 @bp.post("/users/login")
 @bp.input(Credentials)
-@bp.output(AccessToken)
-@bp.doc(summary="Log in", responses=[*BODY, 401, AWAY])
-def login(json_data: Credentials) -> AccessToken:
-    user = _users().authenticate(json_data.username, json_data.password)
-    token = _tokens().mint(user)
-    return AccessToken(access_token=token, token_type="bearer", expires_in=_tokens().lifetime_s)  # noqa: S106
+@bp.output(TokenPair)
+@bp.doc(summary="Log in", responses=[*BODY, 401, 429, AWAY])
+def login(json_data: Credentials) -> TokenPair:
+    address = caller_address()
+    found = _login().authenticate(json_data.username, json_data.password, json_data.otp, address)
+    sessions: Sessions = current_app.extensions["sessions"]
+    device = request.headers.get("User-Agent", "")
+    return pair(sessions.begin(found.user, found.amr, device=device, address=address))
 
 
 @bp.get("/users/profile")
-@signed_in()
+@signed_in(permissions=(PROFILE_READ,))
 @bp.output(Profile)
-@bp.doc(summary="My profile", security="bearer", responses=[401, AWAY])
+@bp.doc(summary="My profile", security="bearer", responses=[401, 403, AWAY])
 def profile() -> User:
-    return _myself()
+    return myself()
 
 
 @bp.patch("/users/profile")
-@signed_in()
+@signed_in(permissions=(PROFILE_WRITE,))
 @bp.input(ProfileChange)
 @bp.output(Profile)
-@bp.doc(summary="Change my profile", security="bearer", responses=[*BODY, 401, AWAY])
+@bp.doc(summary="Change my profile", security="bearer", responses=[*BODY, 401, 403, AWAY])
 def change_profile(json_data: ProfileChange) -> User:
-    return _users().change_email(_myself(), json_data.email)
+    return _users().change_email(myself(), json_data.email)
 
 
 @bp.post("/users/password")
-@signed_in()
+@signed_in(session=True)
 @bp.input(PasswordChange)
-@bp.doc(summary="Change my password", security="bearer", responses=[204, *BODY, 401, 403, AWAY])
+@bp.doc(summary="Change my password", security="bearer", responses=[204, *BODY, 401, 403, 429, AWAY])
 def change_password(json_data: PasswordChange) -> tuple[str, int]:
-    _users().change_password(_myself(), json_data.current_password, json_data.new_password)
+    _login().change_password(
+        myself(),
+        json_data.current_password,
+        json_data.new_password,
+        address=caller_address(),
+        session=current_identity().session,
+    )
     return "", 204
 
 
 @bp.get("/users")
-@signed_in(ADMIN)
+@signed_in(permissions=(USERS_READ,))
 @bp.input(PageQuery, location="query")
 @bp.output(UserPage)
 @bp.doc(summary="All users, by name", security="bearer", responses=[401, 403, 422, AWAY])
 def browse(query_data: PageQuery) -> UserPage:
+    auditing.note("profiles.listed", details={"page": str(query_data.page)})
     users, total = _users().page(query_data.offset, query_data.per_page)
     return UserPage(
         items=[Profile.model_validate(user) for user in users],
@@ -106,14 +134,17 @@ def browse(query_data: PageQuery) -> UserPage:
 
 
 @bp.get("/users/<uuid:user_id>")
-@signed_in()
+@signed_in(permissions=(PROFILE_READ, USERS_READ))
 @bp.output(Profile)
-@bp.doc(summary="One user: oneself, or any for an administrator", security="bearer", responses=[401, 404, AWAY])
+@bp.doc(summary="One user: oneself, or any for an administrator", security="bearer", responses=[401, 403, 404, AWAY])
 def show(user_id: UUID) -> User:
     identity = current_identity()
-    if identity.user_id != str(user_id) and not identity.has_any((ADMIN,)):
+    if identity.user_id != str(user_id) and not identity.may(USERS_READ):
         raise UnknownUser  # and not 403, which would tell that there is one
-    return _users().get(str(user_id))
+    user = _users().get(str(user_id))
+    if identity.user_id != user.id:
+        auditing.note("profile.seen", subject=user.id)
+    return user
 
 
 @bp.get("/.well-known/jwks.json")
@@ -143,11 +174,24 @@ def _problem(error: UserError) -> Problem:
             return UnprocessableContent(text, errors=[FieldError("username", text)])
         case PasswordTooShort():
             return UnprocessableContent(text, code="PASSWORD_TOO_SHORT", errors=[FieldError(error.field, text)])
+        case PasswordDenied():
+            return UnprocessableContent(text, code="PASSWORD_DENIED", errors=[FieldError(error.field, text)])
+        case SecondFactorRequired():
+            return Unauthorized(text, code="SECOND_FACTOR_REQUIRED")
+        case WrongCode():
+            return Forbidden(text, code="WRONG_OTP")
+        case AlreadyActive():
+            return Conflict(text, code="SECOND_FACTOR_ACTIVE")
+        case NotEnrolled():
+            return Conflict(text, code="SECOND_FACTOR_NOT_ENROLLED")
+        case TooManyFailures():
+            wait = ("Retry-After", str(error.retry_after_s))
+            return TooManyRequests(text, code="LOGIN_BLOCKED", headers=[wait])
         case _:
             raise error
 
 
-def _myself() -> User:
+def myself() -> User:
     """The user whom the token speaks for; one who is gone has no valid token."""
     try:
         return _users().get(current_identity().user_id)
@@ -155,6 +199,11 @@ def _myself() -> User:
         raise Unauthorized(
             "The user of this token no longer exists.", code="INVALID_TOKEN", error="invalid_token"
         ) from None
+
+
+def _login() -> Login:
+    login: Login = current_app.extensions["login"]
+    return login
 
 
 def _users() -> Users:

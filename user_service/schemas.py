@@ -21,11 +21,14 @@ Email = Annotated[
 Password = Annotated[
     str,
     Field(
-        min_length=PASSWORD_MIN_LENGTH,
         max_length=PASSWORD_MAX_LENGTH,
         description="Any characters. The operator may ask for more than the least length given here.",
         examples=["password123"],
+        json_schema_extra={"minLength": PASSWORD_MIN_LENGTH},  # checked by the rules, which know the operator's wish
     ),
+]
+OneTimeCode = Annotated[
+    str, Field(max_length=64, description="A one-time code, or a recovery code.", examples=["123456"])
 ]
 AnyPassword = Annotated[str, Field(max_length=LOGIN_MAX_LENGTH)]
 
@@ -43,14 +46,37 @@ class Registration(Schema):
 class Credentials(Schema):
     username: str = Field(max_length=LOGIN_MAX_LENGTH, examples=["testuser"])
     password: AnyPassword = Field(examples=["password123"])
+    otp: OneTimeCode | None = Field(None, description="For accounts with a second factor: a one-time or recovery code.")
 
 
-class AccessToken(Schema):
+class RefreshRequest(Schema):
+    refresh_token: str = Field(max_length=LOGIN_MAX_LENGTH, examples=["shop_rt_..."])
+
+
+class TokenPair(Schema):
     """An answer of RFC 6749, 5.1."""
 
     access_token: str
-    token_type: Literal["bearer"]
-    expires_in: int = Field(description="Seconds.")
+    token_type: Literal["bearer"] = "bearer"  # noqa: S105
+    expires_in: int = Field(description="Seconds for which the access token is valid.")
+    refresh_token: str = Field(description="Good once, for `POST /auth/refresh`.")
+    refresh_expires_in: int = Field(description="Seconds for which the refresh token is valid.")
+
+
+class SessionView(Schema):
+    """One log-in on one device."""
+
+    id: str
+    device: str = Field(description="As the caller named itself, shortened.")
+    address: str
+    created_at: datetime
+    last_used_at: datetime = Field(description="When it began or was last refreshed.")
+    expires_at: datetime
+    current: bool = Field(description="Whether it is the one of the token that asks.")
+
+
+class SessionList(Schema):
+    items: list[SessionView]
 
 
 class Profile(Schema):

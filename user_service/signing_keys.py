@@ -1,8 +1,14 @@
-"""The keys that sign access tokens: Ed25519 key pairs in the database, shared by all workers (RFC 8037).
+"""The keys that sign access tokens: Ed25519 key pairs in the database, shared by all processes (RFC 8037).
+
+    next ---signs_from---> signing ---signs_from of the one after---> retired ---kept_s---> gone; deleted
+      '-----------------------'-- withdrawn: out of use at once ---------'
+
+A key is published for a while before it signs, so that all who verify have it by then, and for `kept_s` after it has
+signed last, until its tokens have expired. Its state follows from the time stamps of the rows and the time of day
+alone: all processes change together without telling each other. `key_rotation` makes and withdraws keys.
 
 The first key is made at first need, by whichever process comes first. Each process remembers the keys and looks again
-when what it knows is `MAX_AGE_S` old, and when a token names a key it does not know: another process may have made it.
-While the database is away the keys that are known go on being used.
+when what it knows is `max_age_s` old. While the database is away the keys that are known go on being used.
 """
 
 from __future__ import annotations
@@ -11,8 +17,11 @@ import base64
 import hashlib
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Literal
 
 import orjson
 import structlog
@@ -22,10 +31,13 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from common.db import Database
+from common.models import utc_now
 from user_service.tables import StoredKey
 
-MAX_AGE_S = 60.0
-COOL_DOWN_S = 5.0
+MAX_AGE_S = 5.0
+COOL_DOWN_S = 1.0
+
+State = Literal["next", "signing", "retired", "gone", "withdrawn"]
 
 log = structlog.get_logger("signing_keys")
 
@@ -36,7 +48,8 @@ class SigningKey:
 
     kid: str
     private: Ed25519PrivateKey
-    created_at: datetime
+    signs_from: datetime
+    withdrawn_at: datetime | None
 
     def jwk(self) -> dict[str, str]:
         """The public half as a JWK (RFC 7517; OKP by RFC 8037, 2)."""
@@ -44,14 +57,22 @@ class SigningKey:
 
 
 class SigningKeys:
-    """The keys of the database, oldest first, and this process's memory of them.
+    """The keys of the database, and this process's memory of them.
 
     Shared by greenlets and threads: one of them reads the database while the others wait for its result, and what is
     known is replaced in one step.
     """
 
-    def __init__(self, database: Database, *, max_age_s: float = MAX_AGE_S, cool_down_s: float = COOL_DOWN_S) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        kept_s: float = 960,
+        max_age_s: float = MAX_AGE_S,
+        cool_down_s: float = COOL_DOWN_S,
+    ) -> None:
         self._database = database
+        self.kept_s = kept_s
         self._max_age_s = max_age_s
         self._cool_down_s = cool_down_s
         self._lock = threading.Lock()
@@ -59,26 +80,26 @@ class SigningKeys:
         self._read_at = float("-inf")
 
     def current(self) -> SigningKey:
-        """The key to sign with: the newest, made now if there is none."""
-        return self.all()[-1]
+        """The key to sign with, made now if there is none."""
+        return self._in_state("signing", max_age_s=self._max_age_s)[0]
 
-    def all(self) -> tuple[SigningKey, ...]:
-        """The keys to verify with, at least one, the newest last."""
-        self._refresh(self._max_age_s)
-        if not self._known:
-            self._make_first()
-            self._refresh(0)
-        return self._known
+    def published(self) -> list[SigningKey]:
+        """The keys to verify with, as the database has them now; at least one."""
+        return self._in_state("next", "signing", "retired", max_age_s=0)
 
     def find(self, kid: str) -> Ed25519PublicKey | None:
-        """The public key named `kid`. An unknown one costs a look into the database, once per cool-down."""
-        if (key := self._remembered(kid)) is None:
-            self._refresh(self._cool_down_s if self._known else 0)
-            key = self._remembered(kid)
-        return key.private.public_key() if key else None
+        """The public key named `kid`, if it is published. An unknown one costs a look, once per cool-down."""
+        max_age_s = self._max_age_s if any(key.kid == kid for key in self._known) else self._cool_down_s
+        published = self._in_state("next", "signing", "retired", max_age_s=max_age_s)
+        return next((key.private.public_key() for key in published if key.kid == kid), None)
 
-    def _remembered(self, kid: str) -> SigningKey | None:
-        return next((key for key in self._known if key.kid == kid), None)
+    def _in_state(self, *wanted: State, max_age_s: float) -> list[SigningKey]:
+        self._refresh(max_age_s)
+        if not any(key.withdrawn_at is None for key in self._known):
+            self._make_first()
+            self._refresh(0)
+        found = states(self._known, utc_now(), self.kept_s)
+        return [key for key in self._known if found[key.kid] in wanted]
 
     def _refresh(self, max_age_s: float) -> None:
         asked_at = time.monotonic()
@@ -98,26 +119,42 @@ class SigningKeys:
     def _read(self) -> tuple[SigningKey, ...]:
         with self._database.read() as session:
             rows = session.scalars(select(StoredKey).order_by(StoredKey.number)).all()
-        return tuple(_loaded(row) for row in rows)
+        known = {key.kid: key.private for key in self._known}
+        return tuple(_loaded(row, known.get(row.kid)) for row in rows)
 
     def _make_first(self) -> None:
         try:
             with self._database.write() as session:
-                session.add(_new(number=1))
+                session.add(new_key(1, signs_from=utc_now()))
         except IntegrityError:
             pass  # another process made number 1 just now; its key serves as well
 
 
-def _new(number: int) -> StoredKey:
+def states(keys: Sequence[SigningKey | StoredKey], now: datetime, kept_s: float) -> dict[str, State]:
+    """The state of each key by its `kid`. One signs, if there is any that was not withdrawn."""
+    found: dict[str, State] = dict.fromkeys((key.kid for key in keys if key.withdrawn_at), "withdrawn")
+    in_use = sorted((key for key in keys if not key.withdrawn_at), key=lambda key: key.signs_from)
+    begun = [key for key in in_use if key.signs_from <= now] or in_use[:1]
+    found |= dict.fromkeys((key.kid for key in in_use), "next")
+    found |= dict.fromkeys((key.kid for key in begun[-1:]), "signing")
+    for key, successor in pairwise(begun):
+        is_needed = now < successor.signs_from + timedelta(seconds=kept_s)
+        found[key.kid] = "retired" if is_needed else "gone"
+    return found
+
+
+def new_key(number: int, *, signs_from: datetime) -> StoredKey:
     private = Ed25519PrivateKey.generate()
-    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return StoredKey(number=number, kid=_thumbprint(private.public_key()), private_pem=pem.decode())
+    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    return StoredKey(number=number, kid=_thumbprint(private.public_key()), private_pem=pem, signs_from=signs_from)
 
 
-def _loaded(row: StoredKey) -> SigningKey:
-    private = load_pem_private_key(row.private_pem.encode(), password=None)
-    assert isinstance(private, Ed25519PrivateKey)
-    return SigningKey(row.kid, private, row.created_at)
+def _loaded(row: StoredKey, private: Ed25519PrivateKey | None) -> SigningKey:
+    if private is None:
+        loaded = load_pem_private_key(row.private_pem.encode(), password=None)
+        assert isinstance(loaded, Ed25519PrivateKey)
+        private = loaded
+    return SigningKey(row.kid, private, row.signs_from, row.withdrawn_at)
 
 
 def _required_members(public: Ed25519PublicKey) -> dict[str, str]:

@@ -30,13 +30,14 @@ class User(Timestamped, Base):
     roles: Mapped[list[str]] = mapped_column(JSON)
     generation: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     erased_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    totp_secret: Mapped[str | None] = mapped_column(String(255))  # has to be kept as it is: codes are made of it
+    totp_secret: Mapped[str | None] = mapped_column(String(255))  # codes are made of it: encrypted, see `sealing`
     totp_confirmed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     totp_last_step: Mapped[int | None] = mapped_column(BigInteger)  # the last time step that was used
 
 
 class LoginSession(Base):
-    """One log-in of one user on one device: the family of its refresh tokens."""
+    """One log-in of one user on one device: the family of its refresh tokens. It goes on until `expires_at`, which
+    each refresh moves on, and an early end moves back."""
 
     __tablename__ = "sessions"
 
@@ -47,13 +48,13 @@ class LoginSession(Base):
     address: Mapped[str] = mapped_column(String(64), default="")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     last_used_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     end_reason: Mapped[str | None] = mapped_column(String(32))
 
 
 class RefreshToken(Base):
-    """One refresh token of a session; it is good once."""
+    """One refresh token of a session; it is good once. It and `seed` make the next one again, for a moment."""
 
     __tablename__ = "refresh_tokens"
 
@@ -61,6 +62,7 @@ class RefreshToken(Base):
     session_id: Mapped[str] = mapped_column(ForeignKey("sessions.id", ondelete="CASCADE"), index=True)
     issued_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
     used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    seed: Mapped[str | None] = mapped_column(String(64))
 
 
 class Revocation(Base):
@@ -96,14 +98,18 @@ class RecoveryCode(Base):
 
 
 class LoginFailures(Base):
-    """How often logging in has failed of late, for an account (`user:NAME`) or an address (`address:...`)."""
+    """How many failures to log in are not forgotten yet: `count` at the time `as_of`. `guard` says of what.
+
+    `subject` is `user:NAME`, `user:NAME@ADDRESS` or `address:ADDRESS`, with digests for names and addresses.
+    """
 
     __tablename__ = "login_failures"
 
     subject: Mapped[str] = mapped_column(String(96), primary_key=True)
-    count: Mapped[int] = mapped_column(Integer, default=0)
-    last_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    count: Mapped[int] = mapped_column(Integer)
+    as_of: Mapped[datetime] = mapped_column(UtcDateTime)
     blocked_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
 
 
 class Role(Timestamped, Base):
@@ -140,9 +146,10 @@ class AuditEntry(Base):
     """A line of the audit log. `hash` is over the line and the hash before it."""
 
     __tablename__ = "audit_entries"
-    __table_args__ = (Index("ix_audit_entries_subject", "subject"),)
+    __table_args__ = (Index("ix_audit_entries_subject", "subject"), Index("ix_audit_entries_actor", "actor"))
 
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    id: Mapped[str] = mapped_column(String(36), unique=True)
     at: Mapped[datetime] = mapped_column(UtcDateTime)
     event: Mapped[str] = mapped_column(String(64))
     outcome: Mapped[str] = mapped_column(String(16))
@@ -171,8 +178,8 @@ class Erasure(Base):
 class StoredKey(Base):
     """One signing key. Keys are numbered from 1; the primary key lets only one process make the next one.
 
-    `state`: `next` is published and does not sign yet, `signing` signs, `retired` is still published until
-    the last token that it signed has expired.
+    It is published from its beginning, signs from `signs_from` until the next one does, and is out of use at once when
+    it is `withdrawn_at`.
     """
 
     __tablename__ = "signing_keys"
@@ -181,5 +188,5 @@ class StoredKey(Base):
     kid: Mapped[str] = mapped_column(String(64), unique=True)
     private_pem: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
-    state: Mapped[str] = mapped_column(String(16), default="signing", server_default="signing")
-    retired_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    signs_from: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    withdrawn_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -3,22 +3,29 @@
 UserError
 ├── MalformedName      not 3 to 64 letters, digits, `_`, `.` or `-`
 ├── NameTaken          somebody has it, in this spelling or another
-├── PasswordTooShort
-├── WrongCredentials   at log-in; does not tell which of the two was wrong
-├── WrongPassword      the current one, when it is to be changed
+├── PasswordRefused    may not be chosen
+│   ├── PasswordTooShort
+│   └── PasswordDenied     well known, or the own name
+├── WrongSecret        who was asked for one has shown another; `guard` counts these
+│   ├── WrongCredentials   at log-in; does not tell what was wrong
+│   ├── WrongPassword      the current one, when it is asked for again
+│   └── WrongCode          the one-time or recovery code, the same
+├── SecondFactorRequired
 └── UnknownUser
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from common.db import Database
-from user_service.passwords import Passwords
+from user_service.denied_passwords import DeniedPasswords, is_name
+from user_service.passwords import Passwords, normalized
 from user_service.tables import User
 
 CUSTOMER, ADMIN = "customer", "admin"
@@ -40,20 +47,47 @@ class NameTaken(UserError):
         super().__init__("This username is taken; choose another.")
 
 
-class PasswordTooShort(UserError):
-    def __init__(self, field: str, min_length: int) -> None:
-        super().__init__(f"The password must have at least {min_length} characters.")
+class PasswordRefused(UserError):
+    """`field` is where the password stood."""
+
+    def __init__(self, field: str, text: str) -> None:
+        super().__init__(text)
         self.field = field
 
 
-class WrongCredentials(UserError):
+class PasswordTooShort(PasswordRefused):
+    def __init__(self, field: str, min_length: int) -> None:
+        super().__init__(field, f"The password must have at least {min_length} characters.")
+
+
+class PasswordDenied(PasswordRefused):
+    def __init__(self, field: str, *, is_name: bool) -> None:
+        why = "The password must not be the username" if is_name else "This password is too well known"
+        super().__init__(field, f"{why}; choose another.")
+
+
+class WrongSecret(UserError):
+    """Whoever guesses sees this."""
+
+
+class WrongCredentials(WrongSecret):
     def __init__(self) -> None:
         super().__init__("The username or the password is wrong.")
 
 
-class WrongPassword(UserError):
+class WrongPassword(WrongSecret):
     def __init__(self) -> None:
         super().__init__("The current password is wrong.")
+
+
+class WrongCode(WrongSecret):
+    def __init__(self) -> None:
+        super().__init__("The code is wrong, too old, or was used before; wait for the next one.")
+
+
+class SecondFactorRequired(UserError):
+    def __init__(self) -> None:
+        super().__init__("This account asks for a second factor: send a one-time or recovery code as 'otp'.")
 
 
 class UnknownUser(UserError):
@@ -68,17 +102,23 @@ class Users:
     """
 
     def __init__(
-        self, database: Database, passwords: Passwords, *, password_min_length: int = PASSWORD_MIN_LENGTH
+        self,
+        database: Database,
+        passwords: Passwords,
+        *,
+        password_min_length: int = PASSWORD_MIN_LENGTH,
+        denied: DeniedPasswords | None = None,
     ) -> None:
         self._database = database
         self._passwords = passwords
         self._password_min_length = password_min_length
+        self._denied = denied
 
     def register(
         self, username: str, password: str, email: str | None = None, *, roles: Iterable[str] = (CUSTOMER,)
     ) -> User:
-        """The new user. Raises `MalformedName`, `PasswordTooShort` or `NameTaken`."""
-        self._require_length("password", password)
+        """The new user. Raises `MalformedName`, `PasswordRefused` or `NameTaken`."""
+        self.require_acceptable("password", password, username)
         return self.add(username, password, email, roles=roles)
 
     def add(
@@ -89,7 +129,7 @@ class Users:
             raise MalformedName
         user = User(
             username=username,
-            username_key=_key(username),
+            username_key=key_of(username),
             email=email,
             password_hash=self._passwords.hash(password),
             roles=list(roles),
@@ -102,8 +142,15 @@ class Users:
         return user
 
     def authenticate(self, username: str, password: str) -> User:
-        """The user with this name and password. Raises `WrongCredentials`, always after the work of one hash."""
-        user = self.named(username)
+        """The user with this name and password. Raises `WrongCredentials`. Whoever guesses here is not stopped:
+        that is what `Login` is for."""
+        return self.identify(self.named(username), password)
+
+    def identify(self, user: User | None, password: str) -> User:
+        """`user`, if the password is theirs. Raises `WrongCredentials`, always after the work of one hash: for
+        nobody, and for one who was erased, too."""
+        if user is not None and user.erased_at is not None:
+            user = None
         if not self._passwords.is_right(password, user.password_hash if user else None) or user is None:
             raise WrongCredentials
         if self._passwords.is_outdated(user.password_hash):
@@ -115,7 +162,7 @@ class Users:
         if not _is_well_formed(username):  # PostgreSQL does not even take a NUL to compare with
             return None
         with self._database.read() as session:
-            return session.scalar(select(User).where(User.username_key == _key(username)))
+            return session.scalar(select(User).where(User.username_key == key_of(username)))
 
     def get(self, user_id: str) -> User:
         """Raises `UnknownUser`."""
@@ -124,25 +171,38 @@ class Users:
 
     def page(self, offset: int, limit: int) -> tuple[list[User], int]:
         """Users by name, `limit` of them after the first `offset`, and how many there are."""
-        rows = select(User).order_by(User.username_key).offset(offset).limit(limit)
+        is_there = User.erased_at.is_(None)
+        rows = select(User).where(is_there).order_by(User.username_key).offset(offset).limit(limit)
         with self._database.read() as session:
-            total = session.scalar(select(func.count()).select_from(User)) or 0
+            total = session.scalar(select(func.count()).select_from(User).where(is_there)) or 0
             return list(session.scalars(rows)), total
 
     def change_email(self, user: User, email: str | None) -> User:
         """The user with the new address; None takes it away. Raises `UnknownUser`."""
         with self._database.write() as session:
-            changed = _found(session.get(User, user.id))
+            changed = _found(session.get(User, user.id, with_for_update=True))  # nobody is erased meanwhile
             changed.email = email
         return changed
 
-    def change_password(self, user: User, current: str, new: str) -> None:
-        """Raises `PasswordTooShort`, or `WrongPassword` when `current` is not, or no longer, the password."""
-        self._require_length("new_password", new)
-        if not self._passwords.is_right(current, user.password_hash):
+    def require_password(self, user: User, password: str) -> None:
+        """Raises `WrongPassword`."""
+        if not self._passwords.is_right(password, user.password_hash):
             raise WrongPassword
-        if not self._replace_hash(user, self._passwords.hash(new)):
+
+    def change_password(self, user: User, new: str, *, also: Callable[[Session], object] = lambda _: None) -> None:
+        """`also` is done in the same transaction. Raises `WrongPassword` when the password is no longer the one that
+        `user` was read with."""
+        if not self._replace_hash(user, self._passwords.hash(new), also):
             raise WrongPassword
+
+    def require_acceptable(self, field: str, password: str, username: str) -> None:
+        """Raises `PasswordRefused` for one that `username` may not choose; `field` is where it stands."""
+        if len(normalized(password)) < self._password_min_length:  # code points, whatever they look like
+            raise PasswordTooShort(field, self._password_min_length)
+        if self._denied is None:
+            return
+        if is_name(password, username) or self._denied.has(password):
+            raise PasswordDenied(field, is_name=is_name(password, username))
 
     def grant(self, user: User, role: str) -> User:
         """The user with `role` too. Raises `UnknownUser`."""
@@ -152,27 +212,27 @@ class Users:
                 granted.roles = [*granted.roles, role]  # a new list: changes inside one go unseen
         return granted
 
-    def _require_length(self, field: str, password: str) -> None:
-        if len(password) < self._password_min_length:
-            raise PasswordTooShort(field, self._password_min_length)
-
-    def _replace_hash(self, user: User, new_hash: str) -> bool:
+    def _replace_hash(self, user: User, new_hash: str, also: Callable[[Session], object] = lambda _: None) -> bool:
         """Whether the hash was still the one in `user`, and so is the new one now."""
         is_unchanged = (User.id == user.id) & (User.password_hash == user.password_hash)
         change = update(User).where(is_unchanged).values(password_hash=new_hash).returning(User.id)
         with self._database.write() as session:
-            return session.scalar(change) is not None
+            is_replaced = session.scalar(change) is not None
+            if is_replaced:
+                also(session)
+        return is_replaced
 
 
 def _is_well_formed(username: str) -> bool:
     return re.fullmatch(USERNAME_PATTERN, username) is not None
 
 
-def _key(username: str) -> str:
+def key_of(username: str) -> str:
+    """What a name is in all its spellings."""
     return username.lower()
 
 
 def _found(user: User | None) -> User:
-    if user is None:
+    if user is None or user.erased_at is not None:
         raise UnknownUser
     return user

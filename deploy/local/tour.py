@@ -29,7 +29,7 @@ def guest_name() -> str:
 def steps(gateway: str, guest: str) -> list[Step]:
     """The tour against the gateway at `gateway` (`http://host:port`) for a new user called `guest`."""
     credentials = f'{{"username": "{guest}", "password": "password123"}}'
-    token, order = FIELD.format("access_token"), FIELD.format("id")
+    token, order, key = FIELD.format("access_token"), FIELD.format("id"), FIELD.format("key")
     return [
         Step("Register", f"curl -s {gateway}/users/register {JSON} -d '{credentials}'"),
         Step("Log in", f"TOKEN=$(curl -s {gateway}/users/login {JSON} -d '{credentials}' | {token})"),
@@ -42,6 +42,15 @@ def steps(gateway: str, guest: str) -> list[Step]:
         ),
         Step("Read the order back", f"curl -s {gateway}/orders/$ORDER {BEARER}"),
         Step("All my orders", f"curl -s {gateway}/api/v1/orders {BEARER}"),
+        Step(
+            "A key for a program, that may read orders and nothing else",
+            f"""KEY=$(curl -s {gateway}/users/api-keys {BEARER} {JSON} """
+            f"""-d '{{"name": "tour", "scopes": ["orders:read"]}}' | {key})""",
+        ),
+        Step("Call with it", f'curl -s {gateway}/orders -H "X-API-Key: $KEY"'),
+        Step(
+            "Log out: the token is void everywhere within a second", f"curl -s -X POST {gateway}/auth/logout {BEARER}"
+        ),
     ]
 
 

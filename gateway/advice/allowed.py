@@ -6,9 +6,9 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from common.yaml_file import Location
 from gateway.advice.findings import listed
 from gateway.services_file import ServicesFile
-from gateway.yaml_file import Location
 
 Schema = Mapping[str, Any]
 

@@ -6,10 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from limits import parse
+
+from common.yaml_file import Location
 from gateway.advice import routes
 from gateway.advice.findings import Finding, routes_of, rules_of, service_keys, unknown
-from gateway.services_file import CODED, HeaderChangesEntry, Place, ServiceEntry
-from gateway.yaml_file import Location
+from gateway.notation import is_rate, parse_rate
+from gateway.services_file import CODED, OF_ALL_ROUTES, HeaderChangesEntry, Place, RouteEntry, ServiceEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,16 @@ def _why_no_target(name: str, target: str, around: Around) -> str:
 
 def _roles(_name: str, entry: ServiceEntry, _around: Around) -> Iterator[Finding]:
     for location, rules in rules_of(entry):
-        if rules.public and rules.roles:
-            yield Finding((*location, "roles"), "mean nothing beside public: true; leave one of both out")
+        for key in ("roles", "permissions", "second_factor"):
+            if rules.public and getattr(rules, key):
+                mean = "means" if key == "second_factor" else "mean"
+                yield Finding((*location, key), f"{mean} nothing beside public: true; leave one of both out")
+
+
+def _validation(_name: str, entry: ServiceEntry, _around: Around) -> Iterator[Finding]:
+    for location, rules in rules_of(entry):
+        if rules.validation and not entry.buffered:
+            yield Finding((*location, "validate"), "wants buffered: true, else no body is there to be looked at")
 
 
 def _limits(_name: str, entry: ServiceEntry, _around: Around) -> Iterator[Finding]:
@@ -84,9 +95,37 @@ def _limits(_name: str, entry: ServiceEntry, _around: Around) -> Iterator[Findin
             continue
         if entry.limits is None:
             yield Finding((*location, "limit"), "the service has limits: off")
-        elif route.limit != "default" and route.limit not in entry.limits:
-            known = ["default", *(name for name in entry.limits if name != "default")]
+        elif is_rate(route.limit):
+            yield from _wrong_rate((*location, "limit"), route.limit)
+        elif route.limit != "default" and (route.limit in OF_ALL_ROUTES or route.limit not in entry.limits):
+            known = ["default", *(name for name in entry.limits if name not in OF_ALL_ROUTES)]
             yield Finding((*location, "limit"), unknown("the service has no limit", route.limit, known))
+
+
+def _wrong_rate(location: Location, rate: str) -> Iterator[Finding]:
+    try:
+        parse_rate(rate)
+    except ValueError as error:
+        yield Finding(location, str(error))
+
+
+def _costs(_name: str, entry: ServiceEntry, _around: Around) -> Iterator[Finding]:
+    for location, rules in rules_of(entry):
+        named = rules.limit if isinstance(rules, RouteEntry) else None
+        rates = {name: rate for name, rate in (entry.limits or {}).items() if name in OF_ALL_ROUTES or name == named}
+        if named and is_rate(named):
+            rates["limit"] = named
+        cost, key = rules.cost or entry.cost or 1, "cost" if rules.cost else "limit"
+        for name, rate in rates.items():
+            if cost > _amount(rate):
+                yield Finding((*location, key), f"no request could pass: each costs {cost}, and {name} is {rate}")
+
+
+def _amount(rate: str) -> int:
+    try:
+        return parse(parse_rate(rate)).amount
+    except ValueError:  # which is told elsewhere
+        return 1000
 
 
 def _fallback(_name: str, entry: ServiceEntry, _around: Around) -> Iterator[Finding]:
@@ -134,7 +173,7 @@ def _lists(_name: str, entry: ServiceEntry, _around: Around) -> Iterator[Finding
 
 def _written_in_code(name: str, entry: ServiceEntry, _around: Around) -> Iterator[Finding]:
     if name in CODED:
-        for key in ("public", "roles", "prefixes", "hosts", "routes"):
+        for key in ("public", "roles", "permissions", "second_factor", "prefixes", "hosts", "routes"):
             if key in entry.model_fields_set:
                 yield Finding((key,), f"who may do what in {name} is written in gateway/blueprints/{name}.py")
 
@@ -156,10 +195,12 @@ def _repeated(words: Iterable[str]) -> list[str]:
 CHECKS: tuple[tuple[frozenset[str], Check], ...] = (
     (frozenset({"url", "instances"}), _addresses),
     (frozenset({"limits"}), _limits),
+    (frozenset({"limits", "cost", "routes"}), _costs),
     (frozenset({"cache", "routes"}), _fallback),
     (frozenset({"timeout_s"}), _timeouts),
     (frozenset(), _shares),
     (frozenset(), _roles),
+    (frozenset({"buffered"}), _validation),
     (frozenset(), _ejection),
     (frozenset(), _field_names),
     (frozenset(), _lists),

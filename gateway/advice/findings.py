@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher, get_close_matches
 from typing import NamedTuple
 
+from common.yaml_file import KeyFault, Location, Place, YamlFile
 from gateway.services_file import RouteEntry, Rules, ServiceEntry
-from gateway.yaml_file import KeyFault, Location, Place, YamlFile
 
 MOST_LISTED = 50
 ALIKE = 0.6  # of two words, from which on one may have been meant for the other

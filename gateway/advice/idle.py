@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 
 from gateway.advice.findings import Finding, listed, routes_of, rules_of
 from gateway.notation import REGISTRY
-from gateway.services_file import CODED, FIRST_VERSION, ServiceEntry
+from gateway.services_file import CODED, FIRST_VERSION, OF_ALL_ROUTES, ServiceEntry
 
 NOT_WITH_REDIRECT = ("cache", "timeout_s", "request_headers", "mirror", "split")
 
@@ -36,6 +37,18 @@ def _hedge(_name: str, entry: ServiceEntry) -> Iterator[Finding]:
 
 def _is_one(url: str) -> bool:
     return url != REGISTRY and not url.startswith("dns:")
+
+
+def _tls(_name: str, entry: ServiceEntry) -> Iterator[Finding]:
+    urls = [member.url for place in (entry, *entry.versions.values()) for member in place.members]
+    if entry.tls and not any(url == REGISTRY or url.startswith(("https:", "dns:https:")) for url in urls):
+        yield Finding(("tls",), "means nothing without an instance at https://")
+
+
+def _maintenance(_name: str, entry: ServiceEntry) -> Iterator[Finding]:
+    until = entry.maintenance and entry.maintenance.until
+    if until and until <= datetime.now(UTC):
+        yield Finding(("maintenance", "until"), "is over: the service is asked again")
 
 
 def _retries(_name: str, entry: ServiceEntry) -> Iterator[Finding]:
@@ -70,7 +83,12 @@ def _redirects(name: str, entry: ServiceEntry) -> Iterator[Finding]:
 
 
 def _limits(name: str, entry: ServiceEntry) -> Iterator[Finding]:
-    named = {route.limit for _location, route in routes_of(entry)} | {"default"}
+    if entry.limits is None:
+        for location, rules in rules_of(entry):
+            for key in ("cost", "on_store_down"):
+                if key in rules.model_fields_set:
+                    yield Finding((*location, key), "means nothing with limits: off")
+    named = {route.limit for _location, route in routes_of(entry)} | OF_ALL_ROUTES
     unused = [limit for limit in entry.limits or () if limit not in named]
     if unused and name not in CODED:
         yield Finding(("limits", unused[0]), f"no route has limit: {listed(unused)}")
@@ -86,6 +104,8 @@ CHECKS: tuple[Callable[[str, ServiceEntry], Iterator[Finding]], ...] = (
     _hash,
     _verbatim,
     _hedge,
+    _tls,
+    _maintenance,
     _retries,
     _priority,
     _connect_timeout,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 
+from common.yaml_file import Location
 from gateway.advice.findings import Finding
 from gateway.advice.soundness import WHOLE
 from gateway.claims import ANY_HOST, Claimed, Claims
 from gateway.services_file import CODED, FIRST_VERSION, RESERVED, ServiceEntry, ServicesFile
 from gateway.templates import segments_of
-from gateway.yaml_file import Location
 
 _VERSION = re.compile(r"v[0-9]+")
 OWN_PAGES = "/, /health, /ready, /metrics, /services, /problems, /openapi"

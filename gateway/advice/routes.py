@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from common.yaml_file import Location
 from gateway.advice.findings import Finding, routes_of, unknown
 from gateway.rewriting import PathTemplate, Redirect
 from gateway.services_file import RouteEntry, ServiceEntry
 from gateway.templates import Templates
-from gateway.yaml_file import Location
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 

@@ -12,10 +12,10 @@ from typing import cast
 
 from pydantic import ValidationError
 
+from common.yaml_file import Location, YamlFile
 from gateway.advice import values
 from gateway.advice.findings import Finding
 from gateway.services_file import ServicesFile
-from gateway.yaml_file import Location, YamlFile
 
 ALL = "*"
 """As a damaged key: the whole entry is missing."""

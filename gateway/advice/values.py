@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from common.yaml_file import Location, YamlFile
 from gateway.advice import allowed
 from gateway.advice.findings import Finding, alike, listed, question
-from gateway.yaml_file import Location, YamlFile
 
 MOST_LIKELY = 3
 

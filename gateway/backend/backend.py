@@ -2,6 +2,7 @@
 
     Failure of a try                     told as                     breaker    another try
     no connection                        502 SERVICE_UNREACHABLE     counts     always
+    no trusted connection (TLS)          502 SERVICE_NOT_TRUSTED     counts     always
     reset, cut short, not HTTP           502 BAD_ANSWER              counts     for idempotent methods, in the budget
     no answer in time                    504 SERVICE_TIMEOUT         counts     the same, while time is left
     no answer in the caller's own time   504 SERVICE_TIMEOUT         no         no

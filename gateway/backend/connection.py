@@ -11,6 +11,7 @@ from __future__ import annotations
 import http.client
 import re
 import socket
+import ssl
 from collections.abc import Iterable
 from email.errors import FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect
 from functools import partial
@@ -19,6 +20,7 @@ from typing import IO, Any, cast
 from urllib3 import HTTPHeaderDict, HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection, _ResponseOptions  # pyright: ignore[reportPrivateUsage]
 
+from common.tls import CertificateFault, Renewing
 from gateway.backend.sending import PIECE_BYTES, Sending
 from gateway.body import Body, CallerGone
 from gateway.headers import interim_fields
@@ -152,5 +154,28 @@ class RawConnection(HTTPConnection):
         super().close()
 
 
+class HandshakeFailed(ssl.SSLError):
+    """TLS did not come about: the instance is not whom we trust, or does not trust us. It got none of the request."""
+
+
 class RawTLSConnection(RawConnection, HTTPSConnection):
-    pass
+    """As `RawConnection`, over TLS with whom `trust` says. Set before the first use."""
+
+    trust: Renewing
+
+    def connect(self) -> None:
+        """Raises `HandshakeFailed`."""
+        try:
+            self.ssl_context = self.trust.context()
+            super().connect()
+        except (ssl.SSLError, CertificateFault, ConnectionError) as error:
+            raise HandshakeFailed(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """What was wrong, in the library's short words: `certificate has expired`, `Hostname mismatch`."""
+    if isinstance(error, CertificateFault):
+        return f"our {error.part}: {error.words}"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message.partition(",")[0]
+    return str(getattr(error, "reason", "") or type(error).__name__).replace("_", " ").lower()

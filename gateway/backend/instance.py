@@ -25,9 +25,11 @@ from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, Rea
 from common import deadlines
 from common.http import tuned_session
 from common.problems import BadGateway, GatewayTimeout, Problem
+from common.tls import trusting
 from gateway.backend.balancing import PeakEwma
 from gateway.backend.breaker import Breaker, NoVerdict
 from gateway.backend.call import Call
+from gateway.backend.connection import HandshakeFailed
 from gateway.backend.countdown import Limit, OutOfTime
 from gateway.backend.fitness import Fitness
 from gateway.backend.retries import Failure
@@ -47,7 +49,7 @@ PLACE_WAIT_S = 2.0
 BUFFERED_BYTES = 64 << 10
 PIECE_BYTES = 64 << 10
 _rules = attrgetter(
-    "key", "breaker", "connect_timeout_s", "try_timeout_s", "is_buffered", "check", "ejection", "slow_start_s"
+    "key", "tls", "breaker", "connect_timeout_s", "try_timeout_s", "is_buffered", "check", "ejection", "slow_start_s"
 )
 
 
@@ -106,7 +108,10 @@ class Instance:
         self._places = BoundedSemaphore(settings.backend_pool_size)
         self._service = service
         self._latency = PeakEwma()
-        adapter = RawTargetAdapter(settings.backend_pool_size, server_name=host.partition(":")[0])
+        tls = service.tls
+        self._trust = trusting(tls.ca, tls.certificate, tls.key)
+        self._server_name = tls.server_name or host.partition(":")[0]
+        adapter = self.adapter(settings.backend_pool_size)
         self._session = tuned_session(pool_size=settings.backend_pool_size, adapter=adapter)
         rule = service.breaker
         self.breaker = (
@@ -115,6 +120,10 @@ class Instance:
         self.fitness = Fitness(service, url, metrics, joined_at=joined_at)
         if self.breaker:
             self.breaker.on_closed = self.fitness.returned
+
+    def adapter(self, pool_size: int) -> RawTargetAdapter:
+        """A new one, for connections to this instance."""
+        return RawTargetAdapter(pool_size, server_name=self._server_name, trust=self._trust)
 
     def suits(self, service: Service) -> bool:
         """Whether a service that is described anew may keep this instance: all that an instance goes by is the same."""
@@ -250,6 +259,10 @@ class Instance:
 
     def _failed(self, error: Exception, limit: Limit) -> TryFailed:
         name = self._service.key
+        if handshake := _cause(error, HandshakeFailed):
+            log.warning("call_failed", to=name, instance=self.url, outcome="not_trusted", reason=handshake.args[0])
+            text = f"No trusted connection to the service {name} comes about."
+            return TryFailed(Failure.NOT_CONNECTED, "not_trusted", BadGateway(text, code="SERVICE_NOT_TRUSTED"))
         if isinstance(error, NoConnection) and is_connect_failure(error):
             failure, outcome = Failure.NOT_CONNECTED, "unreachable"
             problem: Problem = BadGateway(f"The service {name} can't be reached just now.", code="SERVICE_UNREACHABLE")

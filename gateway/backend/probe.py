@@ -1,4 +1,5 @@
-"""One question to one instance: is it well? A GET on a connection of its own, past breaker, retries and pool."""
+"""One question to one instance: is it well, or what stands there? A GET on a connection of its own, past breaker,
+retries and pool, so that nothing is concluded from it but the answer."""
 
 from __future__ import annotations
 
@@ -11,9 +12,10 @@ from requests import RequestException
 from urllib3.exceptions import HTTPError
 
 from gateway.backend.instance import Instance, innermost
-from gateway.backend.transport import DoubtfulFraming, RawTargetAdapter, discard, prepare, raw_answer
+from gateway.backend.transport import DoubtfulFraming, discard, prepare, raw_answer
 from gateway.body import Body
 
+_FAILURES = (RequestException, HTTPError, DoubtfulFraming, OSError)
 _FIELDS = [("User-Agent", "gateway-check"), ("Accept", "*/*"), ("Connection", "close")]
 
 
@@ -30,28 +32,50 @@ class Finding:
         return 0 < self.status < 400
 
 
+class NotFetched(Exception):
+    """There was no answer with 200, or not in time; the text says why."""
+
+
 def probe(instance: Instance, path: str, timeout_s: float) -> Finding:
     """Ask `instance` for `path`. It is well if an answer below 400 begins within `timeout_s`; a redirect is not
     followed. Never raises but what ends a greenlet."""
     began = time.monotonic()
     try:
         with gevent.Timeout(timeout_s, TimeoutError):  # the socket's own begins anew with each byte
-            status = _status(instance, path, timeout_s)
+            status = _get(instance, path, timeout_s, 0)[0]
         reason = f"status {status}"
-    except (RequestException, HTTPError, DoubtfulFraming, OSError) as error:
+    except _FAILURES as error:
         status, reason = 0, innermost(error)
     return Finding(status, reason, round((time.monotonic() - began) * 1000, 1))
 
 
-def _status(instance: Instance, path: str, timeout_s: float) -> int:
+def fetch(instance: Instance, path: str, timeout_s: float, most_bytes: int) -> bytes:
+    """What `instance` answers with 200, if it all comes within `timeout_s`. Raises `NotFetched`."""
+    try:
+        with gevent.Timeout(timeout_s, TimeoutError):
+            status, content = _get(instance, path, timeout_s, most_bytes + 1)
+    except _FAILURES as error:
+        raise NotFetched(innermost(error)) from error
+    if status != 200:
+        raise NotFetched(f"status {status}")
+    if len(content) > most_bytes:
+        raise NotFetched(f"is longer than {most_bytes} bytes")
+    return content
+
+
+def _get(instance: Instance, path: str, timeout_s: float, most_bytes: int) -> tuple[int, bytes]:
+    """Status, and as much of the body as is wanted."""
     host = [("Host", instance.host)] if instance.host else []
     nothing = Body(io.BytesIO(), 0)
     request = prepare("GET", instance.url, path, [*host, *_FIELDS], nothing)
     # an adapter for this one question: a connection that was kept would hide that no new one can be had
-    adapter = RawTargetAdapter(1, server_name=instance.host.partition(":")[0])
+    adapter = instance.adapter(1)
     try:
         raw = raw_answer(adapter.send(request, stream=True, timeout=timeout_s))
+        content = b""
+        while len(content) < most_bytes and (piece := raw.read(most_bytes - len(content), decode_content=False)):
+            content += piece
         discard(raw)
     finally:
         adapter.close()
-    return raw.status
+    return raw.status, content

@@ -7,6 +7,7 @@ What differs from the stock adapter, and why:
 - A body that streams is sent while the answer is awaited.
 - Interim answers (1xx) are passed on or skipped. http.client takes 103 for the final one.
 - Answers with a torn or malformed head are refused. http.client makes the best of it, and loses the length on the way.
+- An instance is verified by what its service trusts, and by nothing that `requests` would add.
 - Answers whose framing is doubtful are refused: several lengths, a length beside chunks (RFC 9112, 6.3), an odd coding.
 """
 
@@ -15,12 +16,14 @@ from __future__ import annotations
 import http.client
 import math
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool
 
+from common.tls import Renewing, trusting
 from gateway.backend.connection import OutgoingHeaders, RawConnection, RawTLSConnection
 from gateway.body import Body
 
@@ -70,18 +73,35 @@ class _HTTPPool(_CarefulPool, HTTPConnectionPool):
 class _HTTPSPool(_CarefulPool, HTTPSConnectionPool):
     ConnectionCls = RawTLSConnection  # pyright: ignore[reportAssignmentType] - as above
 
+    def __init__(self, *args: Any, trust: Renewing, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._trust = trust
+
+    def _new_conn(self) -> Any:
+        connection = cast("RawTLSConnection", super()._new_conn())
+        connection.trust = self._trust
+        return connection
+
 
 class RawTargetAdapter(HTTPAdapter):
     """Mounted on a backend's session. `exchange` is the call that keeps the promises above."""
 
-    def __init__(self, pool_size: int, *, server_name: str = "") -> None:
-        """`server_name` is whose certificate is wanted; "" the host in the URL, which may be an IP address."""
+    def __init__(self, pool_size: int, *, server_name: str = "", trust: Renewing | None = None) -> None:
+        """`server_name` is whose certificate is wanted; "" the host in the URL, which may be an IP address. `trust` is
+        who may certify it; None: those whom the public knows."""
         self._tls = {"server_hostname": server_name} if server_name else dict[str, str]()
+        self._trust = trust or trusting()
         super().__init__(pool_connections=1, pool_maxsize=pool_size, pool_block=True, max_retries=0)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
         super().init_poolmanager(connections, maxsize, block, **pool_kwargs, **self._tls)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        self.poolmanager.pool_classes_by_scheme = {
+            "http": _HTTPPool,
+            "https": cast("type[_HTTPSPool]", partial(_HTTPSPool, trust=self._trust)),
+        }
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """Nothing: the context does it. The stock one would have the public ones trusted beside a service's own."""
 
     def close(self) -> None:
         """Nobody new will come: see `_CarefulPool.retire`. Who is late may still send."""

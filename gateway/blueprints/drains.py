@@ -14,11 +14,12 @@ from flask import Blueprint, Response, request
 
 from common.health import page
 from common.problems import NotFound, ServiceUnavailable
+from gateway import auditing
 from gateway.backend.health import row_of
 from gateway.backend.sharing import UnknownInstance
 from gateway.blueprints.pages import current_exchange
 from gateway.blueprints.registrations import LARGEST_BYTES, Registered, read_as
-from gateway.policies.identity import require
+from gateway.policies.identity import require_operator
 
 bp = Blueprint("drains", __name__)
 
@@ -38,7 +39,7 @@ def undrain() -> Response:
 def _told(*, is_draining: bool) -> Response:
     """The instance's row, as it is now. Raises 401, 403, 404, 422, and 503 when the other workers can't be told."""
     exchange = current_exchange()
-    by = f"user:{require(exchange, ('admin',)).user_id}"
+    by = f"user:{require_operator(exchange).user_id}"
     request.max_content_length = LARGEST_BYTES
     named = read_as(Registered, request.get_json(), "body")
     try:
@@ -47,4 +48,5 @@ def _told(*, is_draining: bool) -> Response:
         raise NotFound(f"The service {named.service} has no such instance; /services lists them.") from None
     except redis.RedisError as error:
         raise ServiceUnavailable("Redis is away, so the other workers can't be told; nothing has changed.") from error
+    auditing.note("instance.drained" if is_draining else "instance.undrained", subject=f"{named.service} {named.url}")
     return page({"service": named.service, "instance": row_of(instance)})

@@ -18,15 +18,15 @@ from flask import Blueprint, Response, current_app, request
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.health import page
+from common.identity import KEY_SESSION, Identity
 from common.problems import NotFound
-from common.tokens import Identity
 from gateway.backend.health import row_of
 from gateway.blueprints.pages import current_exchange
 from gateway.blueprints.registrations import read_as
 from gateway.differences import differences, words_of
 from gateway.explaining import explain
 from gateway.explanation import Explanation, way_out
-from gateway.incidents import ROUND_S, Incident
+from gateway.incidents import ROUND_S, Asked, Incident
 from gateway.policies.layers import layers
 from gateway.rehearsing import HeaderPairs, Rehearsal, rehearsal_of
 from gateway.router import Route
@@ -127,9 +127,22 @@ def _again(incident: Incident) -> Rehearsal | None:
     if not asked.method:
         return None
     version = (("API-Version", asked.version),) if asked.version else ()
-    identity = Identity(asked.user, asked.user, frozenset(asked.roles), time.time() + 1) if asked.user else None
     host = (("Host", asked.host),) if asked.host else ()
-    return Rehearsal(asked.method, asked.path, (*host, *version), asked.caller, 0, identity)
+    return Rehearsal(asked.method, asked.path, (*host, *version), asked.caller, 0, _identity(asked))
+
+
+def _identity(asked: Asked) -> Identity | None:
+    if not asked.user:
+        return None
+    return Identity(
+        asked.user,
+        asked.user,
+        frozenset(asked.roles),
+        time.time() + 1,
+        frozenset(asked.permissions),
+        session=f"{KEY_SESSION}{asked.key}" if asked.key else "",
+        amr=frozenset(asked.amr),
+    )
 
 
 def _nobody_remembers(*, is_shared: bool) -> str:

@@ -13,9 +13,10 @@ from flask import Blueprint, Flask, Response
 
 from common.health import page
 from common.problems import Conflict, FieldError, ServiceUnavailable, UnprocessableContent
+from gateway import auditing
 from gateway.blueprints import OPERATIONS_ONLY
 from gateway.blueprints.pages import current_exchange
-from gateway.policies.identity import require
+from gateway.policies.identity import require_operator
 from gateway.reload import Change, Loader, Refused
 from gateway.revisions import NothingBefore, NotNow
 
@@ -48,7 +49,7 @@ def reload() -> Response:
     """Take the services file as it is now."""
     loader, by = _loader_for_administrator()
     try:
-        return _told(loader.reload(by))
+        return _told(loader.reload(by), "configuration.reloaded")
     except Refused as refused:
         raise UnprocessableContent(
             "The services file has faults; the configuration in force stays.",
@@ -65,7 +66,7 @@ def rollback() -> Response:
     """Go back to the revision before the one in force; again, to the one before that."""
     loader, by = _loader_for_administrator()
     try:
-        return _told(loader.roll_back(by))
+        return _told(loader.roll_back(by), "configuration.rolled_back")
     except NothingBefore:
         raise Conflict("No revision before the one in force is kept.") from None
     except NotNow as busy:
@@ -75,11 +76,12 @@ def rollback() -> Response:
 def _loader_for_administrator() -> tuple[Loader, str]:
     """With the name by which the log calls who wants something. Raises 401 and 403."""
     exchange = current_exchange()
-    require(exchange, ("admin",))
+    require_operator(exchange)
     return exchange.runtime.loader, f"user:{exchange.identity.user_id}" if exchange.identity else ""
 
 
-def _told(change: Change) -> Response:
+def _told(change: Change, event: str) -> Response:
+    auditing.note(event, details={"revision": str(change.revision), "previous": str(change.previous)})
     is_changed = change.revision != change.previous
     return page({"revision": change.revision, "previous": change.previous, "changed": is_changed, "faults": []})
 

@@ -25,7 +25,8 @@ from gateway.blueprints import flask_response
 from gateway.body import Body
 from gateway.exchange import EXCHANGE, Answer, Exchange
 from gateway.observability.metrics import CONTENT_TYPE
-from gateway.policies.identity import require
+from gateway.openapi import documents
+from gateway.policies.identity import require_operator
 from gateway.policies.layers import layer
 from gateway.router import Route, faces
 from gateway.runtime import runtime_of
@@ -53,7 +54,7 @@ def _judge_operator(exchange: Exchange, _may_look: bool = True) -> str:
     if exchange.is_operations:
         return "the operations listener is open"
     try:
-        return f"{require(exchange, ('admin',)).username} is an administrator"
+        return f"{require_operator(exchange).username} may operate the gateway"
     except Problem as problem:
         problem.detail += " This page is for administrators, or for anybody on the operations port."
         raise
@@ -92,9 +93,11 @@ def openapi(name: str) -> Response:
     backend = exchange.table.backends.get(name)
     if backend is None:
         raise NotFound(f"There is no service {name} here.", code="SERVICE_NOT_FOUND")
+    if backend.service.openapi.startswith("file:"):
+        return Response(documents.read(backend), content_type="application/json")
     nothing = Body(exchange.body.reader, 0, is_bounded=True)
     time, headers = Countdown(backend.service.timeout_s), [("X-Request-ID", exchange.request_id)]
-    answer = backend.send(Call("GET", "/openapi.json", headers, nothing, time, backend.service.try_timeout_s))
+    answer = backend.send(Call("GET", backend.service.openapi, headers, nothing, time, backend.service.try_timeout_s))
     kept = [(key, value) for key, value in answer.headers if key.lower() in ("content-type", "content-length")]
     return flask_response(Answer(answer.status, kept, answer.body))
 

@@ -24,9 +24,10 @@ from common.problems import FieldError, NotFound, ServiceUnavailable, Unprocessa
 from common.registry import LEASE_S
 from common.service_settings import MOST_WEIGHT
 from common.tokens import bearer_token
+from gateway import auditing
 from gateway.blueprints.pages import current_exchange
 from gateway.notation import parse_address
-from gateway.policies.identity import require
+from gateway.policies.identity import require_operator
 from gateway.table import Table
 
 log = structlog.get_logger("registrations")
@@ -99,6 +100,7 @@ def register() -> Response:
         raise _away() from error
     if is_new:
         log.info("registered", to=wanted.service, url=wanted.url, weight=wanted.weight, by=by)
+        auditing.note("instance.registered", by=by, subject=f"{wanted.service} {wanted.url}")
     return page({**wanted.model_dump(), "renew_within_s": wanted.lease_s / 3}, 201 if is_new else 200)
 
 
@@ -114,6 +116,7 @@ def deregister() -> Response:
     except redis.RedisError as error:
         raise _away() from error
     log.info("deregistered", to=wanted.service, url=wanted.url, by=by)
+    auditing.note("instance.deregistered", by=by, subject=f"{wanted.service} {wanted.url}")
     return Response(status=204)
 
 
@@ -127,7 +130,7 @@ def _authorized() -> str:
         given = None  # told below
     if own and given and hmac.compare_digest(given.encode(), own.encode()):
         return "registry token"
-    return f"user:{require(exchange, ('admin',)).user_id}"
+    return f"user:{require_operator(exchange).user_id}"
 
 
 def read_as(kind: type[R], given: object, location: Literal["body", "query"]) -> R:

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from gateway.commands.asking import Document, Gateway, as_json, at_url, of_file, reach, running, tell
 from gateway.explanation import from_dict
-from gateway.incidents import Incident
+from gateway.incidents import Asked, Incident
 from gateway.telling import lines, plain
 
 
@@ -98,7 +98,7 @@ def _happened(incident: Incident, way_out: str) -> Iterator[str]:
         "refused by": incident.whence.place,
         "because of": incident.whence.reason,
         "caller": asked.caller,
-        "user": asked.user and f"{asked.user} ({', '.join(asked.roles) or 'no roles'})",
+        "user": asked.user and f"{asked.user} ({_as(asked)})",
         "host": asked.host,
         "route": incident.route,
         "service": incident.service,
@@ -106,6 +106,10 @@ def _happened(incident: Incident, way_out: str) -> Iterator[str]:
     }
     yield from (f"  {name:<10}  {value}" for name, value in facts.items() if value)
     yield f"What to do: {way_out}"
+
+
+def _as(asked: Asked) -> str:
+    return f"API key {asked.key}" if asked.key else ", ".join(asked.roles) or "no roles"
 
 
 def _tell(document: Document) -> None:

@@ -52,6 +52,17 @@ class Metrics:
         self._limited = counter("gateway_rate_limited", "Requests refused by a limit.", "service", "limit")
         self._limit_store = gauge("gateway_limit_store_up", "1 while Redis counts the limits.", mode="mostrecent")
         self._cache = counter("gateway_cache", "Answers by what the cache said.", "service", "result")
+        self._token_cache = counter("gateway_token_cache", "Tokens, by whether they were verified before.", "result")
+        self._revocations_current = gauge(
+            "gateway_revocations_current", "0 while a worker does not know what was revoked.", mode="livemin"
+        )
+        self._revocations = gauge("gateway_revocations", "Revocations in force, as known.", mode="livemax")
+        self._validated = counter(
+            "gateway_validated", "Requests held against OpenAPI, by what came of it.", "service", "route", "outcome"
+        )
+        self._openapi = gauge(
+            "gateway_openapi_known", "0 while a service's OpenAPI document is not known.", "service", mode="livemin"
+        )
         self._revision = gauge(
             "gateway_config_revision",
             "Revision of the configuration in force, of the worker that lags most.",
@@ -115,6 +126,13 @@ class Metrics:
         for gauge in (self._breakers, self._instances_up):
             gauge.labels(service, instance).set(math.nan)
 
+    def token_looked_up(self, result: str) -> None:
+        self._token_cache.labels(result).inc()
+
+    def revocations(self, is_current: bool, entries: int) -> None:
+        self._revocations_current.set(1 if is_current else 0)
+        self._revocations.set(entries)
+
     def limited(self, service: str, limit: str) -> None:
         self._limited.labels(service, limit).inc()
 
@@ -123,6 +141,12 @@ class Metrics:
 
     def cached(self, service: str, result: str) -> None:
         self._cache.labels(service, result).inc()
+
+    def validated(self, service: str, route: str, outcome: str) -> None:
+        self._validated.labels(service, route, outcome).inc()
+
+    def openapi_known(self, service: str, is_known: bool) -> None:
+        self._openapi.labels(service).set(1 if is_known else 0)
 
     def configured(self, revision: int, *, is_ok: bool) -> None:
         self._revision.set(revision)

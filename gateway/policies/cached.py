@@ -33,7 +33,7 @@ def cached(handler: Handler) -> Handler:
         address, variant = _address(exchange), ""
         found = exchange.runtime.cache.look_up(address)
         if found.vary:
-            variant = rules.variant_key(found.vary, exchange.headers)
+            variant = rules.variant_key(found.vary, exchange.varying)
             found = exchange.runtime.cache.look_up(address, variant)
         if found.entry and _is_good(found.entry, wish):
             return _kept(exchange, found.entry)
@@ -60,7 +60,7 @@ def _judge(exchange: Exchange, may_look: bool) -> str:
         return "a kept answer may be used" if wish.may_use else "goes past the cache"
     found = exchange.runtime.cache.look_up(_address(exchange))
     if found.vary:
-        found = exchange.runtime.cache.look_up(_address(exchange), rules.variant_key(found.vary, exchange.headers))
+        found = exchange.runtime.cache.look_up(_address(exchange), rules.variant_key(found.vary, exchange.varying))
     if found.entry and _is_good(found.entry, wish):
         raise Answers(f"a kept answer, {found.entry.age_s} s old", found.entry.status)
     if wish.only_if_cached:
@@ -98,7 +98,7 @@ def _stale(exchange: Exchange, wish: rules.Wish, code: str) -> Answer | None:
     cache, address = exchange.runtime.cache, _address(exchange)
     found = cache.look_up(address)
     if found.vary:
-        found = cache.look_up(address, rules.variant_key(found.vary, exchange.headers))
+        found = cache.look_up(address, rules.variant_key(found.vary, exchange.varying))
     entry = found.entry
     if entry is None or not wish.may_use or entry.left_s + rules.stale_s(_joined(entry.headers)) <= 0:
         return None
@@ -124,7 +124,7 @@ def _kept(exchange: Exchange, entry: Entry, detail: str = "", note: str = "hit")
 def _keep(exchange: Exchange, address: str, answer: Answer, found: Found) -> bool:
     """Whether the answer was kept. Only a body that is here already can be: one tuple of bytes, not a stream."""
     headers = _joined(answer.headers)
-    lifetime_s = rules.lifetime_s(answer.status, headers, authorized="authorization" in exchange.headers)
+    lifetime_s = rules.lifetime_s(answer.status, headers, authorized="authorization" in exchange.varying)
     if found.clock is None or not lifetime_s or not isinstance(answer.body, tuple):
         return False
     vary = rules.vary_names(headers)
@@ -137,7 +137,7 @@ def _keep(exchange: Exchange, address: str, answer: Answer, found: Found) -> boo
     )
     return exchange.runtime.cache.keep(
         address,
-        rules.variant_key(vary, exchange.headers),
+        rules.variant_key(vary, exchange.varying),
         entry,
         vary=vary,
         groups=rules.groups(headers.get("cache-groups")),

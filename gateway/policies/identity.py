@@ -1,7 +1,8 @@
-"""`@require_jwt` and `@require_jwt(roles=("admin",))`: a valid token, and any of the roles where some are named.
+"""`@require_jwt` and `@require_jwt(roles=("admin",), permissions=("products:write",))`: a valid token, and any of the
+roles or any of the permissions where some are named; `second_factor` and `session` ask how one has logged in.
 
-401 without a good token, 403 without the role, 503 while no key to verify with can be had. A bad token is refused even
-where the roles would not matter: whoever sends one means it.
+401 without a good token, 403 for what `Requirement` lacks, 503 while no key to verify with can be had. A bad token is
+refused even where the roles would not matter: whoever sends one means it.
 """
 
 from __future__ import annotations
@@ -10,27 +11,41 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import overload
 
+from common.identity import Identity
 from common.keys import InvalidToken, KeysUnavailable
-from common.tokens import Identity, lacking_role, missing_token, refusal
+from common.permissions import ADMIN, OPERATIONS, Requirement
+from common.tokens import missing_token, refusal
 from gateway.exchange import Answer, Exchange, Handler, Policy
 from gateway.policies.layers import layer
+
+OPERATOR = Requirement(roles=(ADMIN,), permissions=(OPERATIONS,))
 
 
 @overload
 def require_jwt(handler: Handler, /) -> Handler: ...
 @overload
-def require_jwt(*, roles: tuple[str, ...]) -> Policy: ...
-def require_jwt(handler: Handler | None = None, /, *, roles: tuple[str, ...] = ()) -> Handler | Policy:
-    decorate = _policy(roles)
+def require_jwt(
+    *, roles: tuple[str, ...] = ..., permissions: tuple[str, ...] = ..., second_factor: bool = ..., session: bool = ...
+) -> Policy: ...
+def require_jwt(
+    handler: Handler | None = None,
+    /,
+    *,
+    roles: tuple[str, ...] = (),
+    permissions: tuple[str, ...] = (),
+    second_factor: bool = False,
+    session: bool = False,
+) -> Handler | Policy:
+    decorate = _policy(Requirement(roles, permissions, second_factor, session))
     return decorate if handler is None else decorate(handler)
 
 
-def _policy(roles: tuple[str, ...]) -> Callable[[Handler], Handler]:
+def _policy(requirement: Requirement) -> Callable[[Handler], Handler]:
     def decorate(handler: Handler) -> Handler:
-        @layer("require_jwt", partial(_judge, roles))
+        @layer("require_jwt", partial(_judge, requirement))
         @wraps(handler)
         def guarded(exchange: Exchange) -> Answer:
-            require(exchange, roles)
+            _require(exchange, requirement)
             return handler(exchange)
 
         return guarded
@@ -38,19 +53,22 @@ def _policy(roles: tuple[str, ...]) -> Callable[[Handler], Handler]:
     return decorate
 
 
-def _judge(roles: tuple[str, ...], exchange: Exchange, _may_look: bool) -> str:
-    identity = require(exchange, roles)
-    return f"{identity.username or identity.user_id} has " + (f"one of: {', '.join(roles)}" if roles else "a token")
+def _judge(requirement: Requirement, exchange: Exchange, _may_look: bool) -> str:
+    identity = _require(exchange, requirement)
+    return f"{identity.username or identity.user_id} has {requirement}"
 
 
-def require(exchange: Exchange, roles: tuple[str, ...] = ()) -> Identity:
-    """Who calls. Raises the problem to tell unless the caller has a valid token and any of `roles`."""
+def require_operator(exchange: Exchange) -> Identity:
+    """Who calls, if they may operate the gateway. Raises the problem to tell."""
+    return _require(exchange, OPERATOR)
+
+
+def _require(exchange: Exchange, requirement: Requirement) -> Identity:
     try:
         identity = exchange.require_identity()
     except (InvalidToken, KeysUnavailable) as error:
         raise refusal(error) from error
     if identity is None:
         raise missing_token()
-    if not identity.has_any(roles):
-        raise lacking_role(roles)
+    requirement.check(identity)
     return identity

@@ -1,8 +1,9 @@
-"""`@limited` and `@limited("login")`: how often one caller may ask one service.
+"""`@limited` and `@limited("login")`: how often one caller may ask, see `gateway.limits.tiers`.
 
-The rate comes from `services.yaml` under that name; the bare form is the service's `default` rate. A caller is the user
-of a valid token, else the address. Named rates count by address always, for they guard what one calls without a token,
-and they count besides the default rate, never instead of it.
+The bare form counts against what counts every request; the other one also against the rate that `services.yaml` has
+under that name. In code such rates count by address, for they guard what one calls without a token: counted by user, a
+valid token would let its owner try passwords from a second budget. In the services file they do so where a route is
+open to all.
 """
 
 from __future__ import annotations
@@ -11,34 +12,33 @@ from functools import partial, wraps
 from typing import overload
 
 from gateway.exchange import Answer, Exchange, Handler, Policy
-from gateway.limits import Bucket, too_many
+from gateway.limits import Bucket, StoreDown
+from gateway.limits.telling import too_many, uncounted
+from gateway.limits.tiers import of_address, of_route
 from gateway.policies.layers import layer
-from gateway.services import DEFAULT_LIMIT
+from gateway.services import ADDRESS_LIMIT, BURST_LIMIT, DEFAULT_LIMIT
+
+NO_SERVICE = "gateway"
+"""Whom metrics name where a request belongs to no service."""
 
 
 @overload
 def limited(handler: Handler, /) -> Handler: ...
 @overload
-def limited(name: str, /) -> Policy: ...
-def limited(handler: Handler | str, /) -> Handler | Policy:
+def limited(name: str, /, *, by_caller: bool = ...) -> Policy: ...
+def limited(handler: Handler | str, /, *, by_caller: bool = False) -> Handler | Policy:
     if isinstance(handler, str):
-        return _policy(handler)
-    return _policy(DEFAULT_LIMIT)(handler)
+        return _policy(handler, by_caller)
+    return _policy(DEFAULT_LIMIT, by_caller)(handler)
 
 
-def _policy(name: str) -> Policy:
+def _policy(name: str, by_caller: bool) -> Policy:
     def decorate(handler: Handler) -> Handler:
-        @layer("limited", partial(_judge, name))
+        @layer("limited", partial(_judge, name, by_caller))
         @wraps(handler)
         def counted(exchange: Exchange) -> Answer:
-            if exchange.service.limits is None:
-                return handler(exchange)
-            verdict = exchange.runtime.limits.hit(_buckets(exchange, name))
-            exchange.answer_headers += verdict.headers()
-            if not verdict.is_allowed:
-                exchange.notes["limit"] = verdict.bucket.name
-                exchange.runtime.metrics.limited(exchange.service.name, verdict.bucket.name)
-                raise too_many(verdict.bucket.name, verdict.bucket.rate, verdict.retry_after_s)
+            if exchange.service.limits is not None:
+                _count(exchange, of_route(exchange, name, by_caller=by_caller), exchange.service.name)
             return handler(exchange)
 
         return counted
@@ -46,24 +46,43 @@ def _policy(name: str) -> Policy:
     return decorate
 
 
-def _judge(name: str, exchange: Exchange, may_look: bool) -> str:
-    if exchange.service.limits is None:
+def count_unrouted(exchange: Exchange) -> None:
+    """Count a request that the router refuses: looking for what is there costs the address's budget."""
+    if not exchange.is_operations:
+        _count(exchange, of_address(exchange), NO_SERVICE)
+
+
+def _count(exchange: Exchange, buckets: list[Bucket], service: str) -> None:
+    cost, when_down = (1, "local") if service == NO_SERVICE else (exchange.service.cost, exchange.service.on_store_down)
+    try:
+        verdict = exchange.runtime.limits.hit(buckets, cost, when_down)
+    except StoreDown:
+        raise uncounted() from None
+    exchange.answer_headers += verdict.headers()
+    if verdict.refused:
+        bucket = verdict.refused.bucket
+        exchange.notes |= {"limit": bucket.name, "tier": bucket.tier}
+        exchange.runtime.metrics.limited(service, bucket.name)
+        raise too_many(verdict)
+
+
+def _judge(name: str, by_caller: bool, exchange: Exchange, may_look: bool) -> str:
+    service = exchange.service
+    if service.limits is None:
         return "nothing is counted here"
-    words: list[str] = []
-    for bucket in _buckets(exchange, name):
-        used = exchange.runtime.limits.used(bucket) if may_look else None
-        if used is not None and used >= bucket.rate.amount:
-            raise too_many(bucket.name, bucket.rate, 1)
-        so_far = "" if used is None else f", {used} so far"
-        kind, _, whom = bucket.key.removeprefix(f"{exchange.service.name}:").removeprefix(f"{name}:").partition(":")
-        words.append(f"{bucket.name}: {bucket.rate} for {kind} {whom}{so_far}")
-    return "; ".join(words)
+    buckets = of_route(exchange, name, by_caller=by_caller)
+    foreseen = exchange.runtime.limits.foresee(buckets, service.cost) if may_look else None
+    if foreseen and foreseen.refused:
+        raise too_many(foreseen)
+    used = [row.bucket.rate.amount - row.remaining for row in foreseen.rows] if foreseen else []
+    words = [f"{each.name}: {each.rate}{_for_whom(each)}" for each in buckets]
+    if used:
+        words = [f"{said}, {so_far} so far" for said, so_far in zip(words, used, strict=True)]
+    costs = [f"counts as {service.cost}"] if service.cost > 1 else []
+    return "; ".join(words + costs)
 
 
-def _buckets(exchange: Exchange, name: str) -> list[Bucket]:
-    service, identity, address = exchange.service, exchange.identity, exchange.forwarding.caller
-    caller = f"user:{identity.user_id}" if identity else f"address:{address}"
-    buckets = [Bucket(DEFAULT_LIMIT, service.limit(DEFAULT_LIMIT), f"{service.name}:{caller}")]
-    if name != DEFAULT_LIMIT:
-        buckets.insert(0, Bucket(name, service.limit(name), f"{service.name}:{name}:address:{address}"))
-    return buckets
+def _for_whom(bucket: Bucket) -> str:
+    """Where the name of the limit does not say it."""
+    says_it = bucket.name in (ADDRESS_LIMIT, BURST_LIMIT) or not bucket.whom
+    return "" if says_it else f" for {bucket.whom.replace(':', ' ', 1)}"

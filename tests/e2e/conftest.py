@@ -15,7 +15,13 @@ from tests.support.postgres import Unavailable, postgres_server
 from tests.support.processes import Process
 from tests.support.shop import Shop
 
-MANY = {"RATE_LIMIT_REQUESTS": "100000", "GATEWAY_SERVICES": "tests/e2e/services.yaml"}
+MANY = {
+    "RATE_LIMIT_REQUESTS": "100000",
+    "LIMITS_TIMEOUT_MS": "2000",
+    "GATEWAY_SERVICES": "tests/e2e/services.yaml",
+    "LOGIN_FAILURES_FREE": "100000",
+    "LOGIN_FAILURES_ADDRESS": "100000",
+}
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

@@ -11,12 +11,13 @@ from tests.support.shop import Shop, shell
 def test_every_printed_line_works_as_it_stands(shop: Shop) -> None:
     lines = shop.tour()
 
-    output = shell("\n".join(f"{line}; echo" for line in lines) + '\necho "token=$TOKEN order=$ORDER"')
+    output = shell("\n".join(f"{line}; echo" for line in lines) + '\necho "token=$TOKEN key=$KEY order=$ORDER"')
 
-    assert len(lines) == 9
+    assert len(lines) == 12
     assert '"error"' not in output
     assert '"total":0' not in output
     assert "token=eyJ" in output
+    assert "key=gk_" in output
     order_id = output.rsplit("order=", 1)[1].strip()
     read_back = next(json.loads(row) for row in output.splitlines() if row.startswith(f'{{"id":"{order_id}"'))
     assert read_back["status"] == "confirmed"

@@ -271,7 +271,7 @@ def test_caller_that_pauses_in_the_middle_of_a_body_is_cut_off(start_gateway: Ga
             slow.send(wire.request_bytes("POST", "/open/echo", [("Content-Length", str(length))]) + b"12345")
             answer = slow.answer(to="POST")
 
-        assert_problem(answer, 400, "INCOMPLETE_BODY")
+        assert_problem(answer, 408, "REQUEST_TIMEOUT")
     assert gateway.get("/open/echo").status == 200
 
 

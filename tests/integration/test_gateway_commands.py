@@ -67,7 +67,7 @@ def refused(gateway: Gateway, status: int, *request: Any) -> RawAnswer:
 PLACES = {
     "UNSAFE_PATH": "gateway/edge.py",
     "TOKEN_REQUIRED": "gateway/policies/identity.py",
-    "ROLE_REQUIRED": "gateway/policies/identity.py",
+    "PERMISSION_REQUIRED": "common/permissions.py",
     "SERVICE_NOT_FOUND": "gateway/router.py",
     "METHOD_NOT_ALLOWED": "gateway/router.py",
     "PAYLOAD_TOO_LARGE": "gateway/policies/sized.py",
@@ -123,9 +123,9 @@ def test_what_happened_and_what_would_happen_now_is_told_to_people(gateway: Gate
 
     then, _, now = done.stdout.partition("\nNow,")
     assert done.exit_code == 0
-    assert "POST /products: 403 ROLE_REQUIRED\n" in then
+    assert "POST /products: 403 PERMISSION_REQUIRED\n" in then
     assert "  user        u1 (customer)\n" in then
-    assert "POST /products: 403 ROLE_REQUIRED, refused by require_jwt\n" in now
+    assert "POST /products: 403 PERMISSION_REQUIRED, refused by require_jwt\n" in now
     assert "secret" not in done.output
 
 
@@ -262,7 +262,9 @@ def test_a_bad_file_is_told_by_every_command_and_changes_nothing(reloadable: Gat
     assert services.stdout.startswith(f"revision 1 at http://127.0.0.1:{gateway.operations_port}\n")
 
 
-@pytest.mark.parametrize(("token", "code"), [("not a token", "INVALID_TOKEN"), (bearer()[0][1][7:], "ROLE_REQUIRED")])
+@pytest.mark.parametrize(
+    ("token", "code"), [("not a token", "INVALID_TOKEN"), (bearer()[0][1][7:], "PERMISSION_REQUIRED")]
+)
 def test_nobody_but_administrators_changes_the_configuration(command: Command, token: str, code: str) -> None:
     reload, rollback = command("reload", "--token", token), command("rollback", "--token", token, "--json")
 

@@ -559,7 +559,7 @@ def test_a_foreign_service_registers_renews_and_leaves(registered: Registered, h
         ([("Authorization", f"Bearer {TOKEN}x")], 401, "INVALID_TOKEN"),
         ([("Authorization", f"Basic {TOKEN}")], 401, "INVALID_TOKEN"),
         ([("Authorization", TOKEN)], 401, "INVALID_TOKEN"),
-        (bearer("u1", ["customer"]), 403, "ROLE_REQUIRED"),
+        (bearer("u1", ["customer"]), 403, "PERMISSION_REQUIRED"),
     ],
 )
 @pytest.mark.parametrize("method", ["POST", "DELETE"])

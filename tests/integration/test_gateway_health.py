@@ -395,7 +395,7 @@ def test_a_drain_outlives_reload_and_worker(fleet: Fleet) -> None:
     ("body", "headers", "status", "code"),
     [
         ({"service": "drained", "url": "http://127.0.0.1:1"}, [], 401, "TOKEN_REQUIRED"),
-        ({"service": "drained", "url": "http://127.0.0.1:1"}, bearer(), 403, "ROLE_REQUIRED"),
+        ({"service": "drained", "url": "http://127.0.0.1:1"}, bearer(), 403, "PERMISSION_REQUIRED"),
         ({"service": "drained", "url": "http://127.0.0.1:1"}, ADMIN, 404, "NOT_FOUND"),
         ({"service": "nobody", "url": "http://127.0.0.1:1"}, ADMIN, 404, "NOT_FOUND"),
         ({"service": "drained"}, ADMIN, 422, "VALIDATION_ERROR"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from pathlib import Path
 
 import jwt
 import pytest
@@ -20,6 +21,7 @@ from tests.integration.conftest import (
     ready,
 )
 from tests.support.processes import wait_until
+from tests.support.stub import StubService
 from tests.support.tokens import KeyPair, SharedSecret, altered, confused, jwks, self_vouched, unsigned, without
 
 OTHER = KeyPair.generate("key-1")  # not ours, under a kid of ours
@@ -79,7 +81,8 @@ def test_route_is_for_those_whom_it_is_for(gateway: Gateway, method: str, target
         assert answer.status == 200
         assert len(gateway.arrived) == 1 or "page" in who
     else:
-        assert_problem(answer, status, "TOKEN_REQUIRED" if status == 401 else "ROLE_REQUIRED")
+        lacking = "ROLE_REQUIRED" if target.startswith("/staff") else "PERMISSION_REQUIRED"
+        assert_problem(answer, status, "TOKEN_REQUIRED" if status == 401 else lacking)
         assert gateway.arrived == []
 
 
@@ -88,7 +91,7 @@ def test_route_is_for_those_whom_it_is_for(gateway: Gateway, method: str, target
 def test_no_spelling_of_a_guarded_route_goes_round_the_guard(gateway: Gateway, face: str, target: str) -> None:
     answer = gateway.get(f"{face}{target}")
 
-    assert answer.status in (401, 404)
+    assert answer.status in (400, 401, 404)
     assert gateway.arrived == []
 
 
@@ -164,14 +167,14 @@ def test_scheme_is_known_in_any_case_and_the_token_goes_on(gateway: Gateway, sch
 
     (received,) = gateway.arrived
     assert answer.status == 200
-    assert received.header("Authorization") == f"{scheme} {token}"
+    assert received.header("Authorization") == f"Bearer {token}"
     assert received.header("X-User-Id") == "u3"
 
 
 def test_two_authorizations_are_refused(gateway: Gateway) -> None:
     answer = gateway.get("/orders", [*bearer(), *ADMIN])
 
-    assert_problem(answer, 401, "INVALID_TOKEN")
+    assert_problem(answer, 400, "MALFORMED_REQUEST")
 
 
 def test_token_in_the_query_is_no_token(gateway: Gateway) -> None:
@@ -190,10 +193,16 @@ def test_token_that_was_good_is_refused_once_it_expires(gateway: Gateway) -> Non
     wait_until(lambda: answer() == 401, "the end of the leeway", timeout_s=8, poll_s=0.2)
 
 
-def test_gateway_without_keys_says_so_and_recovers_by_itself(start_gateway: GatewayFactory) -> None:
-    gateway = start_gateway(WEB_CONCURRENCY="1", is_ready=False)
-    ready(gateway)
-    del gateway.stub.json[JWKS_PATH]  # the stub answers that path with an echo, which is no set of keys
+@pytest.fixture
+def gateway_without_keys(tmp_path: Path, database: Callable[[], str]) -> Generator[Gateway]:
+    with StubService() as stub:
+        stub.json[JWKS_PATH] = "not a set"
+        with Gateway(tmp_path, stub=stub, redis_url=database(), env={"WEB_CONCURRENCY": "1"}) as gateway:
+            yield gateway
+
+
+def test_gateway_without_keys_says_so_and_recovers_by_itself(gateway_without_keys: Gateway) -> None:
+    gateway = gateway_without_keys
 
     assert gateway.get("/ready").status == 503
     assert gateway.get("/health/startup").status == 503

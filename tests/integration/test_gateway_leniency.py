@@ -132,9 +132,7 @@ def test_host_of_an_absolute_form_chooses_the_service(gateway: Gateway) -> None:
     assert received.target == "/named/x"
 
 
-@pytest.mark.parametrize(
-    "rest", ["/a%2fb", "/%2F%5C%5c", "/a%2f", "/%2f", "/a%2fb/c%2fd?x=%2f", "/a%2f.b%2fc..", "/%252e%252e%2f"]
-)
+@pytest.mark.parametrize("rest", ["/a%2fb", "/%2F%5C%5c", "/a%2f", "/%2f", "/a%2fb/c%2fd?x=%2f", "/a%2f.b%2fc.."])
 def test_encoded_slashes_pass_where_the_service_takes_them(gateway: Gateway, rest: str) -> None:
     answer = gateway.get(f"/slashes{rest}")
 
@@ -148,6 +146,7 @@ def test_encoded_slashes_pass_where_the_service_takes_them(gateway: Gateway, res
     [
         "/..%2fetc",
         "/a%2f..%2fb",
+        "/%252e%252e%2f",
         "/a%5c..%5cb",
         "/a%2f..",
         "/a%2f..;x",

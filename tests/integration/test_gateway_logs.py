@@ -20,7 +20,7 @@ def test_each_request_is_one_line_with_its_id_at_the_service_too(gateway: Gatewa
         "path": "/api/v1/students/5",
         "status": 200,
         "to": "students",
-        "caller": "127.0.0.1",
+        "caller": "127.0.0.0",
         "user": "u7",
     }
     assert isinstance(line["ms"], float)

@@ -22,7 +22,7 @@ def test_operators_page_is_open_on_its_own_listener_only(gateway: Gateway, targe
     anonymous, customer = gateway.get(target), gateway.get(target, bearer())
 
     assert_problem(anonymous, 401, "TOKEN_REQUIRED")
-    assert_problem(customer, 403, "ROLE_REQUIRED")
+    assert_problem(customer, 403, "PERMISSION_REQUIRED")
     assert "admin" in str(customer.json()["detail"])
     assert gateway.get(target, ADMIN).status == 200
     assert gateway.operations(target).status == 200

@@ -312,7 +312,7 @@ def test_change_wants_an_administrator_even_on_the_operations_listener(running: 
     revision = running.revision
 
     assert_problem(running.post(what, []), 401, "TOKEN_REQUIRED")
-    assert_problem(running.post(what, bearer("curious")), 403, "ROLE_REQUIRED")
+    assert_problem(running.post(what, bearer("curious")), 403, "PERMISSION_REQUIRED")
 
     assert running.revision == revision
 

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from common.masking import truncated_address
 from tests.integration.conftest import ADMIN, Gateway, GatewayFactory, bearer, ready
 from tests.support import wire
 
@@ -196,7 +197,7 @@ def test_trusted_proxies_are_believed_as_far_as_they_go(
     (received,) = proxied.arrived
     (line,) = [line for line in proxied.log_of(answer) if line["event"] == "request"]
     assert received.header("X-Forwarded-For") == chain
-    assert line["caller"] == caller
+    assert line["caller"] == truncated_address(caller)
 
 
 def test_trusted_proxy_says_scheme_host_and_way(proxied: Gateway) -> None:

@@ -20,7 +20,7 @@ services:
 REFUSALS: list[tuple[int, str, str, str, Pairs, bytes]] = [
     (400, "UNSAFE_PATH", "GET", "/products/../users", [], b""),
     (401, "TOKEN_REQUIRED", "GET", "/orders", [], b""),
-    (403, "ROLE_REQUIRED", "POST", "/products", bearer(), b"{}"),
+    (403, "PERMISSION_REQUIRED", "POST", "/products", bearer(), b"{}"),
     (404, "SERVICE_NOT_FOUND", "GET", "/nowhere", [], b""),
     (405, "METHOD_NOT_ALLOWED", "DELETE", "/products", ADMIN, b""),
     (413, "PAYLOAD_TOO_LARGE", "POST", "/open/echo", [], b"x" * 1025),

@@ -390,7 +390,7 @@ def test_an_order_cancelled_while_product_service_is_down_gives_its_stock_back_l
 def test_order_service_killed_in_the_middle_finishes_when_it_is_back(
     shop: Shop, method: str, stock: int, orders: int
 ) -> None:
-    product_id, user = add_product(shop.products, 5), bearer(f"user-{uuid4()}")
+    product_id, user = add_product(shop.products, 5), bearer(f"user-{uuid4()}", "customer")
     has_effect, is_killed = threading.Event(), threading.Event()
 
     def wait_to_be_killed(passed: Pass) -> None:
@@ -502,7 +502,7 @@ def test_an_answer_that_comes_in_drops_is_not_waited_for_without_an_end(shop: Sh
 
 
 def test_an_order_whose_time_was_over_before_it_came_is_refused_and_leaves_no_trace(shop: Shop) -> None:
-    product_id, user = add_product(shop.products, 5), bearer(f"user-{uuid4()}")
+    product_id, user = add_product(shop.products, 5), bearer(f"user-{uuid4()}", "customer")
 
     answer = shop.place((product_id, 2), user=user | {DEADLINE: "0"})
 

@@ -98,7 +98,12 @@ class Scripted:
 
     def _play(self, connection: socket.socket, act: Act) -> None:
         connection.settimeout(TIMEOUT_S)
-        with self._tls.wrap_socket(connection, server_side=True) if self._tls else connection as secured:
+        try:
+            shaken = self._tls.wrap_socket(connection, server_side=True) if self._tls else connection
+        except OSError:  # the gateway does not trust us, or we don't trust it
+            connection.close()
+            return
+        with shaken as secured:
             try:
                 act(Peer(secured))
                 with suppress(OSError):  # closing with unread bytes would reset what was just sent

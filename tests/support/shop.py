@@ -18,7 +18,7 @@ from tests.support.processes import ROOT, Process, process_tree
 
 OPEN = "The shop is open"
 START_TIMEOUT_S = 60.0
-TOUR_LINES = ("  curl ", "  TOKEN=", "  ORDER=")
+TOUR_LINES = ("  curl ", "  TOKEN=", "  ORDER=", "  KEY=")
 
 
 @dataclass(frozen=True, slots=True)

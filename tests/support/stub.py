@@ -19,6 +19,8 @@ from tests.support.behaviours import Call, Wait, as_json, behaviour_of
 from tests.support.conversation import Conversation
 from tests.support.ports import free_port
 from tests.support.received import Received
+from tests.support.revoking import PATH as POLL_PATH
+from tests.support.revoking import RevocationLog
 
 STOP_TIMEOUT_S = 5.0
 ACCEPT_POLL_S = 0.5
@@ -28,7 +30,8 @@ class StubService:
     """One service on `address`:`port`. Thread-safe. Starts when made, and on the same port after `stop()`.
 
     `json` maps a path to the JSON it answers, before any behaviour; paths in `failing` are answered 503, before all
-    else; `etag` is what `/cacheable` carries.
+    else; `etag` is what `/cacheable` carries. What was `revoked` is told to whoever polls for it; these polls, and
+    the connections that they come on, are counted nowhere else.
     """
 
     def __init__(self, port: int | None = None, *, address: str = "127.0.0.1") -> None:
@@ -38,11 +41,13 @@ class StubService:
         self.json: dict[str, object] = {}
         self.failing: set[str] = set()
         self.etag = '"1"'
+        self.revoked = RevocationLog()
         self._changed = threading.Condition()  # protects all below
         self._requests: list[Received] = []
         self._malformed: list[bytes] = []
         self._times_seen: Counter[str] = Counter()
-        self._connections = 0
+        self._counted: set[int] = set()
+        self._polling: set[int] = set()
         self._last_connection = 0
         self._open: dict[int, socket.socket] = {}
         self._threads: list[threading.Thread] = []
@@ -71,13 +76,13 @@ class StubService:
     def connections(self) -> int:
         """How many connections were accepted since the last `clear()`; their numbers are never reused."""
         with self._changed:
-            return self._connections
+            return len(self._counted)
 
     @property
     def open_connections(self) -> int:
         """How many connections are open now."""
         with self._changed:
-            return len(self._open)
+            return len(self._open.keys() - self._polling)
 
     def clear(self) -> None:
         """Forget requests, counts and canned answers; connections stay open."""
@@ -85,7 +90,7 @@ class StubService:
             self._requests.clear()
             self._malformed.clear()
             self._times_seen.clear()
-            self._connections = 0
+            self._counted.clear()
             self.json.clear()
             self.failing.clear()
             self.etag = '"1"'
@@ -147,8 +152,8 @@ class StubService:
                     if stopping.is_set():
                         connection.close()
                         return
-                    self._connections += 1
                     self._last_connection += 1
+                    self._counted.add(self._last_connection)
                     self._open[self._last_connection] = connection
                     self._spawn(self._serve, connection, self._last_connection, stopping)
 
@@ -162,6 +167,8 @@ class StubService:
 
     def _call_for(self, received: Received, wait: Wait, is_first: bool) -> list[bytes] | Call:
         """Note a request; its canned answer, or what a behaviour needs to answer it."""
+        if received.path == POLL_PATH:
+            return self._told(received, wait)
         with self._changed:
             self._requests.append(received)
             self._times_seen[received.target] += 1
@@ -173,6 +180,14 @@ class StubService:
             times_seen = self._times_seen[received.target]
         arguments = behaviour_of(received.path)[1]
         return Call(received, arguments, times_seen, is_first, self.url, self.etag, wait)
+
+    def _told(self, received: Received, wait: Wait) -> list[bytes]:
+        with self._changed:
+            self._counted.discard(received.connection)
+            self._polling.add(received.connection)
+            if POLL_PATH in self.failing:
+                return as_json({}, status=503)
+        return self.revoked.answer(received, wait)
 
     def _note_malformed(self, raw: bytes) -> None:
         with self._changed:

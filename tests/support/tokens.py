@@ -14,15 +14,20 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as generate_ec_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from jwt.algorithms import OKPAlgorithm, RSAAlgorithm
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-Algorithm = Literal["EdDSA", "RS256"]
+from common.permissions import bundled
+
+Algorithm = Literal["EdDSA", "RS256", "ES256"]
 Claims = Mapping[str, object]
 LIFETIME_S = 900
 RSA_BITS = 2048
+ACCESS = "at+jwt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +36,23 @@ class KeyPair:
 
     kid: str
     algorithm: Algorithm
-    private: Ed25519PrivateKey | RSAPrivateKey
+    private: Ed25519PrivateKey | RSAPrivateKey | EllipticCurvePrivateKey
 
     @classmethod
     def generate(cls, kid: str, algorithm: Algorithm = "EdDSA") -> KeyPair:
-        """A new key pair: Ed25519 for EdDSA, 2048 bits for RS256."""
+        """A new key pair: Ed25519 for EdDSA, P-256 for ES256, 2048 bits for RS256."""
         if algorithm == "EdDSA":
             return cls(kid, algorithm, Ed25519PrivateKey.generate())
+        if algorithm == "ES256":
+            return cls(kid, algorithm, generate_ec_private_key(SECP256R1()))
         return cls(kid, algorithm, generate_private_key(public_exponent=65537, key_size=RSA_BITS))
 
     def jwk(self) -> dict[str, str]:
         """The public key as a JWK (RFC 7517; OKP by RFC 8037)."""
         if isinstance(self.private, Ed25519PrivateKey):
             text = OKPAlgorithm.to_jwk(self.private.public_key(), as_dict=False)
+        elif isinstance(self.private, EllipticCurvePrivateKey):
+            text = ECAlgorithm.to_jwk(self.private.public_key(), as_dict=False)
         else:
             text = RSAAlgorithm.to_jwk(self.private.public_key(), as_dict=False)
         public = cast("dict[str, str]", json.loads(text))
@@ -56,7 +65,9 @@ class KeyPair:
 
     def sign(self, claims: Claims, **headers: object) -> str:
         """A token; `headers` add to its header or replace what would stand there (`kid="other"`)."""
-        return jwt.encode(dict(claims), self.private, self.algorithm, headers={"kid": self.kid, **headers})
+        return jwt.encode(
+            dict(claims), self.private, self.algorithm, headers={"typ": ACCESS, "kid": self.kid, **headers}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +83,7 @@ class SharedSecret:
 
     def sign(self, claims: Claims, **headers: object) -> str:
         """A token; `headers` add to its header."""
-        return jwt.encode(dict(claims), self.value, "HS256", headers=headers)
+        return jwt.encode(dict(claims), self.value, "HS256", headers={"typ": ACCESS, **headers})
 
 
 def jwks(*pairs: KeyPair) -> dict[str, list[dict[str, str]]]:
@@ -81,14 +92,18 @@ def jwks(*pairs: KeyPair) -> dict[str, list[dict[str, str]]]:
 
 
 def claims(subject: str, *, lifetime_s: float = LIFETIME_S, **more: object) -> dict[str, object]:
-    """What an access token of flask-jwt-extended says, from now on; `more` adds and replaces.
+    """What an access token of user_service says but for issuer and audience, from now on; `more` adds and replaces.
 
     A negative `lifetime_s` makes a token that has expired that many seconds ago.
     """
     now = int(time.time())
     issued = now + min(0, int(lifetime_s) - 1)
     times: dict[str, object] = {"iat": issued, "nbf": issued, "exp": now + int(lifetime_s)}
-    return {"sub": subject, "jti": str(uuid.uuid4()), "type": "access", "fresh": False, **times, **more}
+    roles = more.get("roles", ())
+    permissions = sorted(bundled(map(str, roles))) if isinstance(roles, list | tuple) else []
+    session: dict[str, object] = {"sid": f"session-of-{subject}", "gen": 0, "amr": ["pwd"], "auth_time": issued}
+    token: dict[str, object] = {"sub": subject, "jti": str(uuid.uuid4()), "type": "access", "fresh": False}
+    return {**token, **times, **session, "permissions": permissions, **more}
 
 
 def without(claims: Claims, *names: str) -> dict[str, object]:
@@ -98,12 +113,12 @@ def without(claims: Claims, *names: str) -> dict[str, object]:
 
 def unsigned(claims: Claims, *, algorithm: str = "none", **headers: object) -> str:
     """A token without a signature; `algorithm` may be any spelling of "none"."""
-    return f"{_encoded({'alg': algorithm, 'typ': 'JWT', **headers})}.{_encoded(claims)}."
+    return f"{_encoded({'alg': algorithm, 'typ': ACCESS, **headers})}.{_encoded(claims)}."
 
 
 def confused(pair: KeyPair, claims: Claims, *, secret: bytes | None = None) -> str:
     """A token signed by HS256 with what everybody knows, the public key, as secret (PEM unless `secret`)."""
-    signed = f"{_encoded({'alg': 'HS256', 'typ': 'JWT', 'kid': pair.kid})}.{_encoded(claims)}"
+    signed = f"{_encoded({'alg': 'HS256', 'typ': ACCESS, 'kid': pair.kid})}.{_encoded(claims)}"
     # by hand: PyJWT refuses to sign with a public key
     mac = hmac.digest(pair.public_pem() if secret is None else secret, signed.encode(), hashlib.sha256)
     return f"{signed}.{_base64(mac)}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from common.yaml_file import YamlError, parse
 from gateway.services import Configuration, ServicesError, configuration_of
-from gateway.yaml_file import YamlError, parse
 from tests.unit import parts
 
 SETTINGS = parts.settings(request_timeout=30)

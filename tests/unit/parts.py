@@ -26,6 +26,9 @@ from tests.support.processes import KEPT
 NOWHERE = "redis://127.0.0.1:1/0"
 """Nobody listens there, and being told so takes no time."""
 
+UNHURRIED: Mapping[str, object] = {"redis_url": NOWHERE, "limits_timeout_ms": 2000}
+"""So that a machine that is busy with other tests makes no difference."""
+
 CALLER = "192.0.2.1"
 
 
@@ -43,7 +46,7 @@ def clean_environment(**variables: str) -> Generator[pytest.MonkeyPatch]:
 def settings(**given: object) -> GatewaySettings:
     """Settings that the developer's environment has no say in; Redis is away unless `redis_url` is given."""
     with clean_environment():
-        return load(GatewaySettings, "gateway", _env_file=None, **{"redis_url": NOWHERE, **given})
+        return load(GatewaySettings, "gateway", _env_file=None, **{**UNHURRIED, **given})
 
 
 def runtime(directory: Path, entries: Mapping[str, Mapping[str, object]] | None = None, **given: object) -> Runtime:

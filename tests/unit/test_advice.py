@@ -144,10 +144,13 @@ def test_an_unknown_key_of_a_route_is_told_with_the_keys_of_routes() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("services: {}\npage: public\n", "2:1: page: unknown key; did you mean pages? allowed here: pages, services"),
+        (
+            "services: {}\npage: public\n",
+            "2:1: page: unknown key; did you mean pages? allowed here: pages, plans, services",
+        ),
         ("services: {}\npages: privat\n", "2:1: pages: must be one of public, operations (here: 'privat')"),
-        ("text\n", "1:1: the file: must be a mapping with keys of pages, services (here: 'text')"),
-        ("", "1:1: the file: is empty; must be a mapping with keys of pages, services"),
+        ("text\n", "1:1: the file: must be a mapping with keys of pages, plans, services (here: 'text')"),
+        ("", "1:1: the file: is empty; must be a mapping with keys of pages, plans, services"),
         ("services: []\n", "1:1: services: must be a mapping (here: a list)"),
         (
             "services: {Shop: {url: http://h}}\n",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from common.yaml_file import parse
 from gateway.differences import differences, words_of
 from gateway.services import Configuration, configuration_of
-from gateway.yaml_file import parse
 from tests.unit import parts
 
 SHOP = """

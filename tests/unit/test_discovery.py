@@ -25,12 +25,12 @@ from cryptography.x509.oid import NameOID
 from requests.exceptions import SSLError
 from structlog.testing import capture_logs
 
+from common import yaml_file
 from common.problems import BadGateway
 from common.registration import client
 from common.registry import LEASE_S, key_of
 from common.settings import SettingsError
 from deploy.local.valkey import Valkey
-from gateway import yaml_file
 from gateway.backend.backend import Backend
 from gateway.backend.call import Call
 from gateway.backend.countdown import Countdown

@@ -324,6 +324,22 @@ def test_who_called_is_remembered_only_if_somebody_has_looked(runtime: Runtime, 
     assert unknown.identity is not None
 
 
+def test_what_a_key_may_is_remembered_so_that_the_request_can_be_judged_again(
+    runtime: Runtime, alone: Incidents
+) -> None:
+    exchange = parts.exchange(runtime, of=parts.service())
+    key = Identity(
+        "u1", "u1", frozenset(), NOON, frozenset({"b:c", "a:b"}), session="key:k1", amr=frozenset({"api_key"})
+    )
+    exchange.speak_for(key)
+
+    alone.note(BadRequest("no"), exchange)
+
+    found = alone.find("req-1")
+    assert found is not None
+    assert (found.asked.permissions, found.asked.amr, found.asked.key) == (("a:b", "b:c"), ("api_key",), "k1")
+
+
 def test_the_error_behind_a_problem_is_named(runtime: Runtime, alone: Incidents) -> None:
     def fail() -> None:
         try:

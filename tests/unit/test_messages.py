@@ -12,7 +12,7 @@ from typing import cast
 
 import pytest
 from gunicorn.config import Config
-from gunicorn.http.errors import InvalidResponseHeader
+from gunicorn.http.errors import InvalidHeader, InvalidResponseHeader, UnsupportedTransferCoding
 from gunicorn.http.unreader import IterUnreader
 from hypothesis import given
 from hypothesis import strategies as st
@@ -154,6 +154,42 @@ def test_body_is_awaited_where_the_caller_holds_it_back(fields: bytes, *, expect
     assert body.is_awaited is expected
 
 
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        (b"Transfer-Encoding: identity, chunked\r\n", UnsupportedTransferCoding),
+        (b"Transfer-Encoding: gzip, chunked\r\n", UnsupportedTransferCoding),
+        (b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", UnsupportedTransferCoding),
+        (b"Transfer-Encoding: chunked,\r\n", UnsupportedTransferCoding),
+        (b"Authorization: Bearer a\r\nauthorization: Bearer a\r\n", InvalidHeader),
+        (b"Authorization: Bearer a\r\nX-A: 1\r\nAUTHORIZATION: Basic b\r\n", InvalidHeader),
+    ],
+)
+def test_request_that_gunicorn_would_take_and_a_service_might_read_otherwise_is_refused(
+    fields: bytes, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        post(fields, b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (b"Connection: close\r\n", True),
+        (b"Connection: x, close\r\n", True),
+        (b"Connection: keep-alive,Close\r\n", True),
+        (b"Connection: keep-alive\r\nConnection: close\r\n", True),
+        (b"Connection: closed\r\n", False),
+        (b"Connection: keep-alive\r\n", False),
+        (b"", False),
+    ],
+)
+def test_connection_ends_where_close_is_one_of_its_options(fields: bytes, *, expected: bool) -> None:
+    request, _ = post(fields)
+
+    assert request.should_close() is expected
+
+
 Sockets = tuple[socket.socket, socket.socket]
 """The server's end of a connection and the caller's."""
 
@@ -186,12 +222,14 @@ def answer(response: Response, *headers: tuple[str, str], body: bytes = b"ok") -
     response.close()
 
 
-def test_answer_without_a_date_gets_the_servers_own(sockets: Sockets) -> None:
+def test_answer_without_a_date_gets_one_and_names_no_server(sockets: Sockets) -> None:
     answer(answering(sockets[0]), ("Server", "theirs"))
 
     head = heard(sockets[1])
-    assert head.count(b"Date: ") == head.count(b"Server: gunicorn") == 1
+    assert head.count(b"Date: ") == 1
+    assert b"Server" not in head
     assert b"theirs" not in head
+    assert b"gunicorn" not in head
 
 
 def test_answer_with_a_date_speaks_for_itself(sockets: Sockets) -> None:

@@ -47,14 +47,17 @@ def client(app: APIFlask) -> FlaskClient:
     return app.test_client(use_cookies=False)
 
 
-def _bearer(subject: str, *roles: str) -> Headers:
+def _bearer(subject: str, *roles: str, **more: object) -> Headers:
     now = int(time.time())
-    claims = {"sub": subject, "roles": list(roles), "iss": "user_service", "aud": "shop", "type": "access"}
-    token = jwt.encode(claims | {"iat": now, "exp": now + 86_400, "jti": str(uuid4())}, SECRET, "HS256")
+    claims: dict[str, object] = {"sub": subject, "roles": list(roles), "iss": "user_service", "aud": "shop"}
+    claims |= {"type": "access", **more}
+    token = jwt.encode(
+        claims | {"iat": now, "exp": now + 86_400, "jti": str(uuid4())}, SECRET, "HS256", headers={"typ": "at+jwt"}
+    )
     return {"Authorization": f"Bearer {token}"}
 
 
-ADA, BOB, ADMIN = _bearer("ada"), _bearer("bob"), _bearer("boss", "admin")
+ADA, BOB, ADMIN = _bearer("ada", "customer"), _bearer("bob", "customer"), _bearer("boss", "admin")
 
 
 def _placed(app: APIFlask, user_id: str = "ada") -> str:
@@ -92,6 +95,32 @@ def test_somebody_elses_order_does_not_exist_but_for_administrators(
     assert bob.get_json()["code"] == "ORDER_NOT_FOUND"
 
 
+NOTHING, READER = _bearer("ada", permissions=[]), _bearer("ada", permissions=["orders:read"])
+AUDITOR, CLERK = _bearer("x", permissions=["orders:read:any"]), _bearer("x", permissions=["orders:write:any"])
+
+
+@pytest.mark.parametrize(
+    ("headers", "statuses"),
+    [
+        (NOTHING, [403, 403, 403, 403, 403]),
+        (READER, [200, 403, 200, 403, 403]),
+        (AUDITOR, [200, 200, 200, 403, 403]),
+        (CLERK, [403, 403, 403, 200, 403]),
+        (_bearer("x", permissions=["orders:read:any", "orders:write"]), [200, 200, 200, 404, 422]),
+    ],
+)
+def test_a_token_does_what_its_permissions_say_and_no_more(
+    app: APIFlask, client: FlaskClient, headers: Headers, statuses: list[int]
+) -> None:
+    order = f"/orders/{_placed(app)}"
+    requests = [("GET", "/orders"), ("GET", "/orders?all=true"), ("GET", order), ("POST", f"{order}/cancel")]
+
+    answers = [client.open(path, method=method, headers=headers) for method, path in requests]
+    answers.append(client.post("/orders", json={"lines": []}, headers=headers))
+
+    assert [answer.status_code for answer in answers] == statuses
+
+
 @pytest.mark.parametrize("order_id", ["1", "abc", "%00", "x" * 5000, "6f9619ff-8b86-4d01-b42d-00c04fc964ff0"])
 def test_an_id_that_is_none_is_404(client: FlaskClient, order_id: str) -> None:
     assert client.get(f"/orders/{order_id}", headers=ADA).status_code == 404
@@ -126,7 +155,7 @@ def test_everybody_sees_their_own_orders_and_administrators_all(
 def test_only_administrators_ask_for_the_orders_of_others(client: FlaskClient, query: str) -> None:
     answer = client.get(f"/orders?{query}", headers=ADA)
 
-    assert (answer.status_code, answer.get_json()["code"]) == (403, "ROLE_REQUIRED")
+    assert (answer.status_code, answer.get_json()["code"]) == (403, "PERMISSION_REQUIRED")
 
 
 @pytest.mark.parametrize("query", ["status=lost", "page=0", "per_page=101", "all=perhaps", "user_id=%00"])

@@ -20,6 +20,7 @@ TABLE = [
     (problems.Forbidden, 403, "Forbidden", "FORBIDDEN"),
     (problems.NotFound, 404, "Not Found", "NOT_FOUND"),
     (problems.MethodNotAllowed, 405, "Method Not Allowed", "METHOD_NOT_ALLOWED"),
+    (problems.RequestTimeout, 408, "Request Timeout", "REQUEST_TIMEOUT"),
     (problems.Conflict, 409, "Conflict", "CONFLICT"),
     (problems.PayloadTooLarge, 413, "Content Too Large", "PAYLOAD_TOO_LARGE"),
     (problems.UriTooLong, 414, "URI Too Long", "URI_TOO_LONG"),

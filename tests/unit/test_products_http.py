@@ -47,7 +47,9 @@ def client(app: APIFlask) -> FlaskClient:
 def _bearer(*roles: str) -> Headers:
     now = int(time.time())
     claims = {"sub": "u1", "roles": list(roles), "iss": "user_service", "aud": "shop", "type": "access"}
-    token = jwt.encode(claims | {"iat": now, "exp": now + 86_400, "jti": str(uuid4())}, SECRET, "HS256")
+    token = jwt.encode(
+        claims | {"iat": now, "exp": now + 86_400, "jti": str(uuid4())}, SECRET, "HS256", headers={"typ": "at+jwt"}
+    )
     return {"Authorization": f"Bearer {token}"}
 
 
@@ -135,7 +137,7 @@ def test_only_administrators_change_the_catalogue(client: FlaskClient, method: s
     customer = client.open(path, method=method, json=MUG, headers=_bearer("customer"))
 
     assert (nobody.status_code, nobody.get_json()["code"]) == (401, "TOKEN_REQUIRED")
-    assert (customer.status_code, customer.get_json()["code"]) == (403, "ROLE_REQUIRED")
+    assert (customer.status_code, customer.get_json()["code"]) == (403, "PERMISSION_REQUIRED")
 
 
 @pytest.mark.parametrize(

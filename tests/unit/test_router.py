@@ -341,7 +341,7 @@ def test_an_unknown_service_is_told_as_such_by_the_whole_gateway(client: FlaskCl
 
 
 @pytest.mark.parametrize("face", ["", "/api", "/api/v1"])
-@pytest.mark.parametrize("target", ["/%70roducts/1", "/products/1", "/products//", "/products/1/", "/orders//a//"])
+@pytest.mark.parametrize("target", ["/%70roducts/1", "/products/1", "/products/1/", "/orders//a//"])
 def test_each_spelling_of_a_known_path_reaches_the_router(client: FlaskClient, face: str, target: str) -> None:
     answer = client.patch(face + target)
 

@@ -15,9 +15,9 @@ import jsonschema
 import pytest
 import yaml
 
+from common.yaml_file import Location, parse
 from gateway.services import ServicesError, configuration_of
 from gateway.services_file import ServicesFile
-from gateway.yaml_file import Location, parse
 from tests.unit import parts
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from limits import parse
 
+from common.yaml_file import parse as parse_yaml
 from gateway.backend.standing import EjectionRule
 from gateway.notation import parse_address, parse_rate
 from gateway.services import Address, LoadRule, Service, ServicesError, Sources, configuration_of, load_services
 from gateway.settings import GatewaySettings, service_urls
-from gateway.yaml_file import parse as parse_yaml
 from tests.unit import parts
 
 Load = Callable[..., dict[str, Service]]
@@ -316,7 +316,7 @@ def test_variables_are_read_from_the_environment_and_from_env_files(tmp_path: Pa
         ("{}\n", "1:1", "services: is missing"),
         ("services:\n", "1:1", "services"),
         ("services: [a]\n", "1:1", "services"),
-        ("services: {}\nextra: 1\n", "2:1", "extra: unknown key; allowed here: pages, services"),
+        ("services: {}\nextra: 1\n", "2:1", "extra: unknown key; allowed here: pages, plans, services"),
         ("services:\n  a:\n", "2:3", "services.a"),
         ("services:\n  a: []\n", "2:3", "services.a"),
         ("services:\n  a: {}\n", "2:3", "services.a: needs either url or instances"),

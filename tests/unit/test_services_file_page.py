@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.problems import Problem
+from common.yaml_file import parse
 from gateway import EXPLICIT
 from gateway.exchange import Exchange
 from gateway.observability.metrics import Metrics
@@ -16,7 +17,6 @@ from gateway.router import Router
 from gateway.runtime import Runtime
 from gateway.services import ServicesError, configuration_of
 from gateway.table import compile_table
-from gateway.yaml_file import parse
 from tests.unit import parts
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/services-file.md").read_text()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
+import random
 import stat
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import ClassVar
@@ -11,6 +14,7 @@ from typing import ClassVar
 import pytest
 from pydantic import AliasChoices, Field
 
+from common.secrets import SECRET_MIN_BYTES
 from common.service_settings import ServiceSettings
 from common.settings import (
     WELL_KNOWN_SECRETS,
@@ -103,7 +107,13 @@ def test_nothing_has_to_be_set_for_a_development_run(env: Env) -> None:
         ("JWT_SECRET_KEY", STRONG, "jwt_secret_key", STRONG),
         ("SECRET_KEY", STRONG, "jwt_secret_key", STRONG),
         ("RATE_LIMIT_REQUESTS", "3", "rate_limit_requests", 3),
-        ("USER_RATE_LIMIT_REQUESTS", "3", "rate_limit_requests", 3),
+        ("USER_RATE_LIMIT_REQUESTS", "3", "user_requests", 3),
+        ("USER_RATE_LIMIT_REQUESTS", "3", "anonymous_requests", 3),
+        ("ADDRESS_RATE_LIMIT_REQUESTS", "3", "address_requests", 3),
+        ("GLOBAL_RATE_LIMIT_REQUESTS", "3", "global_rate_limit_requests", 3),
+        ("BURST_RATE_LIMIT_REQUESTS", "3", "burst_requests", 3),
+        ("BURST_RATE_LIMIT_WINDOW", "3", "burst_rate_limit_window", 3),
+        ("LIMITS_TIMEOUT_MS", "7", "limits_timeout_ms", 7),
         ("RATE_LIMIT_WINDOW", "10", "rate_limit_window", 10),
         ("REQUEST_TIMEOUT", "1.5", "request_timeout", 1.5),
         ("MAX_REQUEST_SIZE", "1MB", "max_request_size", 1 << 20),
@@ -128,16 +138,33 @@ def test_each_variable_of_the_gateway_is_read(
     ("winner", "loser", "field"),
     [
         ("JWT_SECRET_KEY", "SECRET_KEY", "jwt_secret_key"),
-        ("USER_RATE_LIMIT_REQUESTS", "RATE_LIMIT_REQUESTS", "rate_limit_requests"),
         ("USER_SERVICE_URL", "AUTH_SERVICE_URL", "user_service_url"),
     ],
 )
 def test_of_two_names_for_a_setting_one_wins(env: Env, winner: str, loser: str, field: str) -> None:
-    values = {"rate_limit_requests": ("3", "4")}.get(field, (STRONG, OTHER))
+    settings = env.gateway(**{winner: STRONG, loser: OTHER})
 
-    settings = env.gateway(**{winner: values[0], loser: values[1]})
+    assert getattr(settings, field) == STRONG
 
-    assert str(getattr(settings, field)) == values[0]
+
+@pytest.mark.parametrize(
+    ("given", "user", "anonymous", "address", "burst"),
+    [
+        ({}, 100, 100, 1000, 100),
+        ({"RATE_LIMIT_REQUESTS": "3"}, 3, 3, 1000, 100),
+        ({"RATE_LIMIT_REQUESTS": "5000"}, 5000, 5000, 50_000, 5000),
+        ({"USER_RATE_LIMIT_REQUESTS": "200"}, 200, 200, 2000, 200),
+        ({"USER_RATE_LIMIT_REQUESTS": "300", "RATE_LIMIT_REQUESTS": "150"}, 300, 150, 1500, 300),
+        ({"ADDRESS_RATE_LIMIT_REQUESTS": "7", "BURST_RATE_LIMIT_REQUESTS": "2"}, 100, 100, 7, 2),
+    ],
+)
+def test_limits_that_are_not_set_follow_from_those_that_are(
+    env: Env, given: dict[str, str], user: int, anonymous: int, address: int, burst: int
+) -> None:
+    gateway = env.gateway(**given)
+
+    found = gateway.user_requests, gateway.anonymous_requests, gateway.address_requests, gateway.burst_requests
+    assert found == (user, anonymous, address, burst)
 
 
 def test_a_service_prefers_its_own_database_to_the_common_one(env: Env) -> None:
@@ -207,8 +234,7 @@ def test_all_that_is_wrong_is_told_at_once(env: Env) -> None:
 
     problems = env.problems(GatewaySettings, **wrong)
 
-    expected = set(wrong) - {"SECRET_KEY", "RATE_LIMIT_REQUESTS"}
-    expected |= {"JWT_SECRET_KEY or SECRET_KEY", "USER_RATE_LIMIT_REQUESTS or RATE_LIMIT_REQUESTS"}
+    expected = set(wrong) - {"SECRET_KEY"} | {"JWT_SECRET_KEY or SECRET_KEY"}
     assert sorted(named(problems)) == sorted(expected)
     assert not any("Value error" in problem for problem in problems)
 
@@ -237,15 +263,59 @@ def test_a_secret_is_never_shown(
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("value", [*sorted(WELL_KNOWN_SECRETS), " CHANGEME ", "x" * 31, "ab" * 40, "short but fine"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *sorted(WELL_KNOWN_SECRETS),
+        " CHANGEME ",
+        "x" * 31,
+        "ab" * 40,
+        "short but fine",
+        "secret" * 6,
+        "abcdefgh" * 4,
+        "Zq7!pLw2Zq7!pLw2Zq7!pLw2Zq7!pLw2Zq7!pLw",
+        "changeme-changeme-changeme-12345678",
+        "your-secret-key-your-secret-key-2024",
+        "your-256-bit-secret-your-256-bit-secret",
+        "my-super-secret-jwt-key-change-me-in-production",
+        "this_is_a_very_long_secret_key_for_testing_only",
+        "dev-secret-key-that-is-at-least-32-bytes-long!!",
+        "SUPERSECRETKEY_SUPERSECRETKEY_123",
+        "abcdefghijklmnopqrstuvwxyz0123456789",
+        "zyxwvutsrqponmlkjihgfedcba9876543210",
+        "0123456789abcdefghijklmnopqrstuv",
+        "a" * 31 + "bcdefgh",
+        "zqzzqzqqzqzzqzqqzqqzqzzqzqzzwkxjvbm",
+        "11111111111111112222222233334444556789",
+    ],
+)
 def test_a_well_known_repetitive_or_short_secret_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match="openssl rand"):
         strong_secret(value)
 
 
-@pytest.mark.parametrize("value", [None, STRONG, "ÄÖÜäöüßé" * 2, "abcdefgh" * 4])
+@pytest.mark.parametrize("value", [None, STRONG, OTHER, "ÄÖÜßéŁøæŻğñçìœŵÿşžαβγ", "dGVzdFNlY3JldA9x7Zq1pLw2Vb8Km3Ty6Rc"])
 def test_a_strong_secret_is_kept_as_it_is(value: str | None) -> None:
     assert strong_secret(value) == value
+
+
+@pytest.mark.parametrize("length", [16, 24, 32, 48, 64])
+def test_what_a_generator_makes_is_strong_enough(length: int) -> None:
+    generator = random.Random(length)
+
+    for _ in range(500):
+        made = generator.randbytes(length)
+        for text in (made.hex(), base64.b64encode(made).decode(), base64.urlsafe_b64encode(made).decode().rstrip("=")):
+            assert len(text) < SECRET_MIN_BYTES or strong_secret(text) == text
+
+
+def test_a_long_run_of_words_is_judged_at_once() -> None:
+    began = time.perf_counter()
+
+    with pytest.raises(ValueError, match="openssl rand"):
+        strong_secret("secretkey" * 2000)
+
+    assert time.perf_counter() - began < 1
 
 
 def test_production_refuses_what_it_cannot_run_with_all_at_once(env: Env) -> None:
@@ -312,7 +382,7 @@ def test_every_setting_is_documented(env: Env) -> None:
         assert undocumented in ([], [("DATABASE_URL",)])
     rows = {row.names: row for row in documented(GatewaySettings)}
 
-    assert rows[("USER_RATE_LIMIT_REQUESTS", "RATE_LIMIT_REQUESTS")].default == "100"
+    assert rows[("RATE_LIMIT_REQUESTS",)].default == "100"
     assert rows[("JWT_SECRET_KEY", "SECRET_KEY")].default == ""
     assert rows[("GATEWAY_OPERATIONS_PORT",)].default == "5101"
 

@@ -21,7 +21,7 @@ def verified(token: str, pair: KeyPair) -> dict[str, object]:
     return dict(jwt.decode(token, jwt.PyJWK(pair.jwk()), algorithms=[pair.algorithm]))
 
 
-@pytest.mark.parametrize("algorithm", ["EdDSA", "RS256"])
+@pytest.mark.parametrize("algorithm", ["EdDSA", "RS256", "ES256"])
 def test_an_honest_token_is_verified_by_the_published_key(algorithm: Algorithm) -> None:
     pair = KeyPair.generate("k", algorithm)
 
@@ -29,7 +29,7 @@ def test_an_honest_token_is_verified_by_the_published_key(algorithm: Algorithm) 
 
     claims = verified(token, pair)
     assert (claims["sub"], claims["roles"], claims["type"]) == ("42", ["admin"], "access")
-    assert jwt.get_unverified_header(token) == {"alg": algorithm, "typ": "JWT", "kid": "k"}
+    assert jwt.get_unverified_header(token) == {"alg": algorithm, "typ": "at+jwt", "kid": "k"}
 
 
 def test_the_jwk_is_public_and_complete(pair: KeyPair) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from common.yaml_file import parse
 from gateway import EXPLICIT
 from gateway.blueprints import ServiceBlueprint
 from gateway.observability.metrics import Metrics
 from gateway.runtime import Runtime
 from gateway.services import ServicesError, configuration_of
 from gateway.table import Table, compile_table
-from gateway.yaml_file import parse
 from tests.unit import parts
 
 SETTINGS = parts.settings()

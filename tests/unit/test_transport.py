@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import datetime
 import io
-import ipaddress
-import ssl
 from collections.abc import Generator
 from pathlib import Path
 
 import gevent
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from common.tls import trusting
 from gateway.backend.transport import RawTargetAdapter, fields_of, prepare, raw_answer
 from gateway.body import Body
 from tests.support import http1
+from tests.support.certificates import Authority
 from tests.support.scripted import Peer, Scripted
 
 Pairs = list[tuple[str, str]]
@@ -143,7 +138,7 @@ def test_time_for_an_answer_begins_when_the_body_is_out(
 
 
 @pytest.mark.parametrize("length", [None, 200_000])
-def test_body_streams_through_tls_too(adapter: RawTargetAdapter, tmp_path: Path, length: int | None) -> None:
+def test_body_streams_through_tls_too(tmp_path: Path, length: int | None) -> None:
     content = b"x" * 200_000
     seen: list[bytes] = []
 
@@ -151,35 +146,15 @@ def test_body_streams_through_tls_too(adapter: RawTargetAdapter, tmp_path: Path,
         seen.append(peer.request()[1])
         peer.send(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
-    certificate, context = tls(tmp_path)
-    with Scripted(tls=context) as service:
+    authority = Authority(tmp_path)
+    adapter = RawTargetAdapter(1, trust=trusting(authority.path))
+    with Scripted(tls=authority.issue().server_context()) as service:
         service.act = act
         request = prepare("PUT", service.url, "/", [], body_of(content, length=length))
-        raw = raw_answer(adapter.send(request, stream=True, timeout=5, verify=str(certificate)))
+        raw = raw_answer(adapter.send(request, stream=True, timeout=5))
         answer = raw.read()
+    adapter.close()
 
     assert (raw.status, answer) == (200, b"ok")
     assert seen == [content]
     assert service.errors == []
-
-
-def tls(directory: Path) -> tuple[Path, ssl.SSLContext]:
-    """A certificate for 127.0.0.1 that vouches for itself, and what a server needs to show it."""
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(names, critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    file, key_file = directory / "certificate.pem", directory / "key.pem"
-    file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file, key_file)
-    return file, context

@@ -136,7 +136,7 @@ def test_seeding_twice_keeps_what_was_changed_between(make_app: MakeApp) -> None
     app = make_app()
     run(app, "seed-demo")
     alice = users_of(app).authenticate("alice", "password123")
-    users_of(app).change_password(alice, "password123", "password456")
+    users_of(app).change_password(alice, "password456")
 
     result = run(app, "seed-demo")
 
@@ -154,14 +154,39 @@ def test_demo_users_are_refused_in_production(make_app: MakeApp) -> None:
     assert users_of(app).page(0, 10)[1] == 0
 
 
-def test_keys_list_shows_the_key_that_signs_and_no_secret(make_app: MakeApp) -> None:
-    result = run(make_app(), "keys", "list")
+def test_keys_are_rotated_listed_and_retired(make_app: MakeApp) -> None:
+    app = make_app()
+    first = run(app, "keys", "rotate").output.split()[0]
 
-    assert result.output.strip().endswith("signs")
-    assert "PRIVATE" not in result.output
+    rotated = run(app, "keys", "rotate").output
+    listed = run(app, "keys", "list").output
+    retired = run(app, "keys", "retire", first).output
+
+    second = rotated.split()[0]
+    assert f"{second} is published and signs from " in rotated
+    assert [line.split()[:2] for line in listed.splitlines()] == [[first, "signing"], [second, "next"]]
+    assert f"{first} is out of use" in retired
+    assert f"{second} signs from now on." in retired
+    assert "PRIVATE" not in rotated + listed + retired
 
 
-def test_keys_list_tells_that_the_simple_mode_has_none(make_app: MakeApp) -> None:
-    result = run(make_app(jwt_secret_key="9mPq2vXw7RkT4zLc8NbY1hGd5sJf3aEu"), "keys", "list")
+@pytest.mark.parametrize(
+    ("words", "reason"), [(["rotate"], "is published already"), (["retire", "unknown"], "no key of this name")]
+)
+def test_what_can_not_be_done_to_keys_is_told_in_a_sentence(make_app: MakeApp, words: list[str], reason: str) -> None:
+    app = make_app()
+    for _ in range(2):
+        run(app, "keys", "rotate")
 
+    result = run(app, "keys", *words)
+
+    assert (result.exit_code, reason in result.output) == (1, True)
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(("words", "code"), [(["list"], 0), (["rotate"], 1), (["retire", "x"], 1)])
+def test_the_simple_mode_has_no_keys_to_rotate(make_app: MakeApp, words: list[str], code: int) -> None:
+    result = run(make_app(jwt_secret_key="9mPq2vXw7RkT4zLc8NbY1hGd5sJf3aEu"), "keys", *words)
+
+    assert result.exit_code == code
     assert "there are no key pairs" in result.output

@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy.orm import Session
 
 from common import migrations
 from common.db import Database
+from common.models import utc_now
 from user_service.passwords import Passwords
 from user_service.tables import User
 from user_service.users import (
@@ -19,7 +21,6 @@ from user_service.users import (
     NameTaken,
     PasswordTooShort,
     UnknownUser,
-    UserError,
     Users,
     WrongCredentials,
     WrongPassword,
@@ -156,31 +157,43 @@ def test_a_hash_that_cannot_be_read_is_a_wrong_password() -> None:
 
 
 def test_a_changed_password_replaces_the_old_one(users: Users, ada: User) -> None:
-    users.change_password(ada, "password123", "password456")
+    users.change_password(ada, "password456")
 
     assert users.authenticate("ada", "password456").id == ada.id
     with pytest.raises(WrongCredentials):
         users.authenticate("ada", "password123")
 
 
-@pytest.mark.parametrize(
-    ("current", "new", "refusal"),
-    [("password124", "password456", WrongPassword), ("password123", "short", PasswordTooShort)],
-)
-def test_a_password_stays_when_its_change_is_refused(
-    users: Users, ada: User, current: str, new: str, refusal: type[UserError]
-) -> None:
-    with pytest.raises(refusal):
-        users.change_password(ada, current, new)
+def test_the_current_password_is_known_by_its_owner_only(users: Users, ada: User) -> None:
+    users.require_password(ada, "password123")
+
+    with pytest.raises(WrongPassword):
+        users.require_password(ada, "password124")
+
+
+def test_an_erased_user_cannot_log_in(database: Database, users: Users, ada: User) -> None:
+    with database.write() as session:
+        session.get_one(User, ada.id).erased_at = utc_now()
+
+    with pytest.raises(WrongCredentials):
+        users.authenticate("ada", "password123")
+
+
+def test_what_else_is_to_be_done_fails_together_with_the_change_of_a_password(users: Users, ada: User) -> None:
+    def broken(_: Session) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        users.change_password(ada, "password456", also=broken)
 
     assert users.authenticate("ada", "password123").id == ada.id
 
 
 def test_of_two_changes_of_one_password_the_later_is_refused(users: Users, ada: User) -> None:
-    users.change_password(ada, "password123", "password456")
+    users.change_password(ada, "password456")
 
     with pytest.raises(WrongPassword):
-        users.change_password(ada, "password123", "password789")  # ada is still what was read before the first
+        users.change_password(ada, "password789")  # ada is still what was read before the first
 
 
 def test_an_address_can_be_changed_and_taken_away(users: Users, ada: User) -> None:

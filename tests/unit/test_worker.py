@@ -11,7 +11,8 @@ import ssl
 import pytest
 from gunicorn.http import errors
 
-from common.worker import parser_problem
+from common.incoming import HeadTooSlow
+from common.refusals import parser_problem
 
 BAD_REQUEST = (400, "MALFORMED_REQUEST")
 OURS = (500, "INTERNAL_ERROR")
@@ -19,6 +20,7 @@ TABLE: list[tuple[BaseException, tuple[int, str]]] = [
     (errors.LimitRequestLine(9000, 8190), (414, "URI_TOO_LONG")),
     (errors.LimitRequestHeaders("too many"), (431, "HEADERS_TOO_LARGE")),
     (errors.ExpectationFailed("200-maybe"), (417, "EXPECTATION_FAILED")),
+    (HeadTooSlow("secret"), (408, "REQUEST_TIMEOUT")),
     (errors.UnsupportedTransferCoding("gzip"), (501, "NOT_IMPLEMENTED")),
     (errors.InvalidRequestMethod("get"), BAD_REQUEST),
     (errors.InvalidRequestLine("secret"), BAD_REQUEST),

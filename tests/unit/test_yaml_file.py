@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.yaml_file import Location, YamlError, YamlFile, parse, read, shown
+from common.yaml_file import Location, YamlError, YamlFile, parse, read, shown
 
 TEXT = """# a comment
 base: &base {size: 3, name: 'x y'}

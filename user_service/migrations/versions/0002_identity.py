@@ -17,6 +17,7 @@ def upgrade() -> None:
     op.create_table(
         "audit_entries",
         sa.Column("seq", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("id", sa.String(36), nullable=False),
         sa.Column("at", MOMENT, nullable=False),
         sa.Column("event", sa.String(64), nullable=False),
         sa.Column("outcome", sa.String(16), nullable=False),
@@ -29,8 +30,10 @@ def upgrade() -> None:
         sa.Column("previous_hash", sa.String(64), nullable=False),
         sa.Column("hash", sa.String(64), nullable=False),
         sa.PrimaryKeyConstraint("seq", name="pk_audit_entries"),
+        sa.UniqueConstraint("id", name="uq_audit_entries_id"),
     )
     op.create_index("ix_audit_entries_subject", "audit_entries", ["subject"])
+    op.create_index("ix_audit_entries_actor", "audit_entries", ["actor"])
 
     op.create_table(
         "counters",
@@ -51,10 +54,13 @@ def upgrade() -> None:
         "login_failures",
         sa.Column("subject", sa.String(96), nullable=False),
         sa.Column("count", sa.Integer(), nullable=False),
-        sa.Column("last_at", MOMENT, nullable=False),
+        sa.Column("as_of", MOMENT, nullable=False),
         sa.Column("blocked_until", MOMENT, nullable=True),
+        sa.Column("expires_at", MOMENT, nullable=False),
         sa.PrimaryKeyConstraint("subject", name="pk_login_failures"),
     )
+    op.create_index("ix_login_failures_expires_at", "login_failures", ["expires_at"])
+
     op.create_table(
         "revocations",
         sa.Column("seq", sa.BigInteger(), autoincrement=False, nullable=False),
@@ -121,6 +127,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_sessions"),
     )
     op.create_index("ix_sessions_user_id", "sessions", ["user_id"])
+    op.create_index("ix_sessions_expires_at", "sessions", ["expires_at"])
 
     op.create_table(
         "refresh_tokens",
@@ -128,6 +135,7 @@ def upgrade() -> None:
         sa.Column("session_id", sa.String(36), nullable=False),
         sa.Column("issued_at", MOMENT, nullable=False),
         sa.Column("used_at", MOMENT, nullable=True),
+        sa.Column("seed", sa.String(64), nullable=True),
         sa.ForeignKeyConstraint(
             ["session_id"], ["sessions.id"], name="fk_refresh_tokens_session_id_sessions", ondelete="CASCADE"
         ),
@@ -135,8 +143,11 @@ def upgrade() -> None:
     )
     op.create_index("ix_refresh_tokens_session_id", "refresh_tokens", ["session_id"])
 
-    op.add_column("signing_keys", sa.Column("state", sa.String(16), server_default="signing", nullable=False))
-    op.add_column("signing_keys", sa.Column("retired_at", MOMENT, nullable=True))
+    op.add_column("signing_keys", sa.Column("signs_from", MOMENT, nullable=True))
+    op.add_column("signing_keys", sa.Column("withdrawn_at", MOMENT, nullable=True))
+    op.execute("UPDATE signing_keys SET signs_from = created_at")
+    with op.batch_alter_table("signing_keys") as keys:
+        keys.alter_column("signs_from", existing_type=MOMENT, nullable=False)
 
     op.add_column("users", sa.Column("generation", sa.Integer(), server_default="0", nullable=False))
     op.add_column("users", sa.Column("erased_at", MOMENT, nullable=True))
@@ -160,5 +171,5 @@ def downgrade() -> None:
         for name in ("totp_last_step", "totp_confirmed_at", "totp_secret", "erased_at", "generation"):
             users.drop_column(name)
     with op.batch_alter_table("signing_keys") as keys:
-        keys.drop_column("retired_at")
-        keys.drop_column("state")
+        keys.drop_column("withdrawn_at")
+        keys.drop_column("signs_from")
