@@ -7,14 +7,14 @@ from collections.abc import Mapping
 
 import pytest
 
-from common import key_format
 from tests.integration.conftest import ISSUED, KEYS, Gateway, GatewayFactory, assert_problem, bearer
 from tests.support.processes import wait_until
 from tests.support.tokens import claims
 from tests.support.wire import Pairs
 
 EXCHANGE, USAGE = "/internal/api-keys/exchange", "/internal/api-keys/usage"
-KEY, UNKNOWN = key_format.new_key(), key_format.new_key()
+KEY = "gk_qxjxwair_TCRDUkOnlpuPOa2i9me8B_XAPvWvbrKdUi0p5VMzgKU_A--T0g"
+UNKNOWN = "gk_j56jnon7_5ZoW4Oi5L9jN4JB-WvHsO8FnzltXBFyet0_4xxNl_58_Hy_l4Q"
 SHOWN: Mapping[str, Pairs] = {
     "X-API-Key": [("X-API-Key", KEY)],
     "Authorization": [("Authorization", f"ApiKey {KEY}")],

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from common.masking import truncated_address
-from tests.integration.conftest import ADMIN, Gateway, GatewayFactory, bearer, ready
+from tests.integration.conftest import ADMIN, KEYS, Gateway, GatewayFactory, bearer, carrying, honest, ready
 from tests.support import wire
 
 
@@ -167,14 +167,26 @@ def test_no_identity_is_told_without_a_valid_token(gateway: Gateway, token: list
     assert [name for name, _ in received.headers if name.lower().startswith("x-user")] == []
 
 
-@pytest.mark.parametrize("user", ["Zoë", "x\r\nX-User-Roles: admin", "tab\there", "\x7f"])
-def test_name_that_is_not_plain_text_is_left_out(gateway: Gateway, user: str) -> None:
-    answer = gateway.get("/staff/x", bearer(user, ["admin"]))
+ODD = ["Zoë", "x\r\nX-User-Roles: admin", "tab\there", "\x7f"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_name_that_is_not_plain_text_is_left_out(gateway: Gateway, name: str) -> None:
+    answer = gateway.get("/staff/x", carrying(KEYS.sign({**honest("u7", ["admin"]), "username": name})))
 
     (received,) = gateway.arrived
     assert answer.status == 200
-    assert received.all("X-User-Id") == []
+    assert received.header("X-User-Id") == "u7"
+    assert received.all("X-User-Name") == []
     assert received.header("X-User-Roles") == "admin"
+
+
+@pytest.mark.parametrize("subject", ODD)
+def test_subject_that_is_not_plain_text_is_nobody(gateway: Gateway, subject: str) -> None:
+    answer = gateway.get("/staff/x", bearer(subject, ["admin"]))
+
+    assert answer.status == 401
+    assert gateway.arrived == []
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ from tests.support.ports import free_port
 from tests.unit import parts
 
 SECRET = tokens.SharedSecret.generate()
-KEY, OTHER = key_format.new_key(), key_format.new_key()
+KEY = "gk_qxjxwair_TCRDUkOnlpuPOa2i9me8B_XAPvWvbrKdUi0p5VMzgKU_A--T0g"
+OTHER = "gk_j56jnon7_5ZoW4Oi5L9jN4JB-WvHsO8FnzltXBFyet0_4xxNl_58_Hy_l4Q"
 _numbers = itertools.count()
 
 

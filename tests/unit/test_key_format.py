@@ -8,7 +8,7 @@ import pytest
 
 from common import key_format
 
-KEY = key_format.new_key()
+KEY = "gk_qxjxwair_TCRDUkOnlpuPOa2i9me8B_XAPvWvbrKdUi0p5VMzgKU_A--T0g"
 
 
 def test_new_keys_are_well_formed_and_differ() -> None:
