@@ -20,7 +20,7 @@ from typing import Literal
 import structlog
 
 from common.masking import truncated_address
-from common.models import new_id, utc_now
+from common.values import new_id, utc_now
 
 Outcome = Literal["success", "failure", "denied"]
 """`failure`: the credentials were wrong, or it did not work. `denied`: known, but not permitted."""

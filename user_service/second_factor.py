@@ -25,7 +25,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import segno
 import structlog
 from pyotp import random_base32
 from pyotp.exceptions import OTPVerificationError
@@ -197,6 +196,8 @@ def _digest(code: str) -> str:
 
 
 def _qr_svg(uri: str) -> str:
+    import segno  # here: most workers never draw one, and it weighs some megabytes
+
     out = io.BytesIO()
     segno.make(uri, error="m", micro=False).save(out, kind="svg", scale=4, light="white", xmldecl=False, nl=False)
     return out.getvalue().decode()

@@ -7,7 +7,8 @@ from common.models.lines import MAX_PRODUCT_ID, Lines
 from common.models.money import Money, Price, to_minor_units
 from common.models.page import Page, PageQuery
 from common.models.schema import WHOLE, Query, Schema
-from common.models.tables import Timestamped, UtcDateTime, new_id, new_metadata, utc_now
+from common.models.tables import Timestamped, UtcDateTime, new_metadata
+from common.values import new_id, utc_now
 
 __all__ = [
     "Lines",

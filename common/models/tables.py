@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
 from datetime import UTC, datetime
 
 from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator
 from sqlalchemy.orm import Mapped, mapped_column
+
+from common.values import utc_now
 
 # without names for constraints Alembic can't change them on SQLite
 NAMING = {
@@ -21,15 +22,6 @@ NAMING = {
 def new_metadata() -> MetaData:
     """The metadata of one service's tables."""
     return MetaData(naming_convention=NAMING)
-
-
-def new_id() -> str:
-    """A random UUID (RFC 9562, version 4): tells nobody how many there are, and can't be guessed."""
-    return str(uuid.uuid4())
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class UtcDateTime(TypeDecorator[datetime]):

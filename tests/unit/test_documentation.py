@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from deploy import reference
 from deploy.local import tour
 from gateway import create_app
 from gateway.exchange import Answer, Handler
+from tests.conftest import ALSO
 from tests.unit import parts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,3 +147,11 @@ def test_the_routes_that_the_readme_shows_stand_in_the_code() -> None:
     code = (ROOT / "gateway/blueprints/products.py").read_text()
 
     assert all(line in code for line in shown.splitlines() if line.startswith("@"))
+
+
+def test_every_category_of_tests_has_some() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["markers"]
+    names = {marker.partition(":")[0] for marker in declared}
+
+    assert names == {"unit", "integration", "security", "performance", "compliance"}
+    assert {"unit", "integration"} | {name for name, files in ALSO.items() if files} == names
