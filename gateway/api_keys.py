@@ -2,7 +2,8 @@
 
 A token that was got is used to its end, and renewed beside that shortly before, so user_service is asked once in
 minutes for each key and worker. The first time one request asks, and others with the key wait for what it gets. A key
-that was refused is not asked about again for a while. When user_service is away, keys that are not known get 503.
+that was refused is not asked about again for a while, and an address that shows one unknown key after another gets
+429 instead of user_service being asked. When user_service is away, keys that are not known get 503.
 
 Each use verifies the token anew, and so hears of revocations within a second. A token that is void is exchanged once
 more: the owner may have got other roles; a revoked key is refused then.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -30,8 +32,9 @@ from common import key_format
 from common.identity import Identity
 from common.internal import Internal, InternalError, InternalRefused, InternalUnavailable
 from common.keys import InvalidToken, KeysUnavailable
-from common.problems import Unauthorized
+from common.problems import TooManyRequests, Unauthorized
 from common.tokens import Verifier
+from gateway.limits.verdict import whose_address
 
 T = TypeVar("T")
 log = structlog.get_logger("api_keys")
@@ -43,6 +46,7 @@ AWAY_S = RETRY_S = 1.0
 FLUSH_S = 5.0
 LAST_FLUSH_S = 0.25
 WAIT_S = 5.0
+MOST_GUESSES, GUESSES_S = 30, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +84,28 @@ class ApiKeys:
         self._known: OrderedDict[bytes, _Exchanged] = OrderedDict()
         self._refused: OrderedDict[bytes, float] = OrderedDict()  # until when
         self._asking: dict[bytes, Future[_Exchanged]] = {}
+        self._guesses = _Guesses(most_known, clock)
         self._away_until = float("-inf")
         self._uses: Counter[str] = Counter()
         self._is_behind = False
 
-    def exchange(self, key: str) -> tuple[str, Identity]:
-        """A token for `key`, and what it says. Raises `Unauthorized` or `KeysUnavailable`."""
+    def exchange(self, key: str, address: str = "") -> tuple[str, Identity]:
+        """A token for `key`, and what it says. `address` is who shows it.
+
+        Raises `Unauthorized`, `KeysUnavailable`, or `TooManyRequests` to an address that guesses.
+        """
+        if not key_format.is_well_formed(key):
+            raise _not_valid()
+        digest = hashlib.sha256(key.encode()).digest()
+        is_new, guesser = digest not in self._known and digest not in self._refused, whose_address(address)
+        if is_new:
+            self._guesses.refuse_too_many(guesser)
         try:
-            if not key_format.is_well_formed(key):
-                raise _Refused
-            digest = hashlib.sha256(key.encode()).digest()
             token, identity = self._verified(digest, key)
         except _Refused:
-            raise Unauthorized("The API key is not valid.", code="INVALID_API_KEY", error="invalid_token") from None
+            if is_new:
+                self._guesses.note(guesser)
+            raise _not_valid() from None
         except _Away:
             raise KeysUnavailable("API keys can't be exchanged") from None
         if identity.key_id in self._uses or len(self._uses) < self._most_known:
@@ -203,6 +216,36 @@ class ApiKeys:
         among.move_to_end(digest)
         if len(among) > self._most_known:
             among.popitem(last=False)
+
+
+class _Guesses:
+    """How many unknown keys an address has shown of late. Bounded: who was quiet for longest is forgotten first."""
+
+    def __init__(self, most: int, clock: Callable[[], float]) -> None:
+        self._most, self._clock = most, clock
+        self._made: OrderedDict[str, tuple[int, float]] = OrderedDict()  # how many, until when they count
+
+    def refuse_too_many(self, address: str) -> None:
+        count, until = self._made.get(address, (0, 0.0))
+        seconds = math.ceil(until - self._clock())
+        if count >= MOST_GUESSES and seconds > 0:
+            raise TooManyRequests(
+                f"Too many unknown API keys came from this address; try again in {seconds} seconds.",
+                headers=(("Retry-After", str(seconds)),),
+                limit="api-keys",
+                tier="address",
+            )
+
+    def note(self, address: str) -> None:
+        now, (count, until) = self._clock(), self._made.get(address, (0, 0.0))
+        self._made[address] = (count + 1, until) if now < until else (1, now + GUESSES_S)
+        self._made.move_to_end(address)
+        if len(self._made) > self._most:
+            self._made.popitem(last=False)
+
+
+def _not_valid() -> Unauthorized:
+    return Unauthorized("The API key is not valid.", code="INVALID_API_KEY", error="invalid_token")
 
 
 def _shared(asking: Future[_Exchanged]) -> _Exchanged:

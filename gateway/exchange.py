@@ -162,7 +162,7 @@ class Exchange:
         if shown is None:
             return None
         if shown.kind == "key":
-            self.access_token, identity = self.runtime.api_keys.exchange(shown.value)
+            self.access_token, identity = self.runtime.api_keys.exchange(shown.value, self.forwarding.caller)
             return identity
         self.access_token = shown.value
         identity = self.runtime.verifier.verify(self.access_token)

@@ -16,10 +16,10 @@ from common import key_format
 from common.identity import Identity
 from common.internal import Internal, InternalRefused, InternalUnavailable, Json
 from common.keys import KeysUnavailable, SharedSecret
-from common.problems import Forbidden, Unauthorized
+from common.problems import Forbidden, TooManyRequests, Unauthorized
 from common.tokens import AUDIENCE, ISSUER, Verifier
 from deploy.local.valkey import Valkey
-from gateway.api_keys import MOST_KNOWN, ApiKeys
+from gateway.api_keys import GUESSES_S, MOST_GUESSES, MOST_KNOWN, ApiKeys
 from gateway.exchange import Answer, Exchange
 from gateway.forwarding import outgoing_fields
 from gateway.policies.cached import cached
@@ -397,3 +397,26 @@ def test_callers_with_different_keys_are_different_variants(tmp_path: Path) -> N
 
     assert len(told) == 3
     assert not any(KEY in str(each) for each in told)
+
+
+def test_an_address_that_guesses_is_stopped_before_anybody_is_asked_and_others_are_not() -> None:
+    world = World(UserService(KEY))
+    guesses = [key_format.new_key() for _ in range(MOST_GUESSES + 5)]
+
+    def guess(key: str, address: str) -> str:
+        try:
+            world.keys.exchange(key, address)
+        except (Unauthorized, TooManyRequests) as refused:
+            return refused.code
+        return "let in"
+
+    told = [guess(key, f"2001:db8::{number:x}") for number, key in enumerate(guesses)]  # all of one network
+
+    assert told == ["INVALID_API_KEY"] * MOST_GUESSES + ["RATE_LIMIT_EXCEEDED"] * 5
+    assert world.users.exchanged == guesses[:MOST_GUESSES]
+    assert guess(guesses[0], "2001:db8::1") == "INVALID_API_KEY"  # one that is known to be none costs nothing
+    assert guess(KEY, "2001:db8:1::1") == "let in"
+    assert guess(KEY, "2001:db8::1") == "let in"  # it is known by now
+
+    world.now += GUESSES_S
+    assert guess(guesses[-1], "2001:db8::1") == "INVALID_API_KEY"
