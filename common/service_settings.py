@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, ClassVar
 
-import redis
 from pydantic import AfterValidator, Field
 
 from common.settings import IdentitySettings, OptionalText
@@ -17,9 +16,12 @@ MOST_WEIGHT = 1000
 
 def _redis_url(value: str | None) -> str | None:
     """`value`, from which a client can be made. Raises `ValueError` without it: it may hold a password."""
+    if value is None:
+        return None
+    import redis  # here: it weighs 7 MB, which services without a registry do without
+
     try:
-        if value is not None:
-            redis.ConnectionPool.from_url(value)
+        redis.ConnectionPool.from_url(value)
     except ValueError:
         raise ValueError("must be an address like redis://localhost:6379/0, rediss://... or unix://...") from None
     return value

@@ -11,7 +11,6 @@ from flask import Flask  # noqa: E402
 from gunicorn.workers.base import Worker  # noqa: E402
 
 from common import audit, tokens  # noqa: E402
-from common.registration import announce  # noqa: E402
 from common.serving import gunicorn_settings, repeat  # noqa: E402
 from common.settings import load_or_exit  # noqa: E402
 from order_service.reconciler import reconcile  # noqa: E402
@@ -27,7 +26,10 @@ def post_worker_init(worker: Worker) -> None:
     assert isinstance(app, Flask)
     app.extensions["health"].is_draining = lambda: not worker.alive
     tokens.start(app, lambda: worker.alive)
-    announce(settings, lambda: worker.alive)
+    if settings.registry_url:
+        from common.registration import announce  # here: redis-py weighs 7 MB, which others do without
+
+        announce(settings, lambda: worker.alive)
     repeat(worker, app.extensions["recorder"].tick, audit.ROUND_S)
     atexit.register(app.extensions["recorder"].close)
     repeat(worker, partial(reconcile, app.extensions["checkout"]), settings.reconcile_interval)
