@@ -157,6 +157,12 @@ class GatewaySettings(BrowserSettings):
     backend_pool_size: int = Field(
         200, ge=1, le=5000, description="Connections to one instance of a service, for each worker."
     )
+    cache_default_ttl: int = Field(
+        0,
+        ge=0,
+        le=86_400,
+        description="Seconds for which answers are kept, where `cache` is on, that say nothing about it themselves.",
+    )
     max_request_size: Annotated[int, BeforeValidator(parse_size)] = Field(
         10 << 20, examples=["10MB"], description="The largest request body, with a unit."
     )

@@ -1,9 +1,9 @@
 """What a shared cache may keep, for how long, and for whom: pure rules, RFC 9111's sections beside them.
 
 The answers that are kept are those of GET with status 200 (and the permanent ones of `KEPT_STATUSES`) that say how long
-they are fresh; nothing is guessed (no heuristic freshness, 4.2.2). A stale answer is not used, the service is asked
-again; only where that fails, and the service has a stale fallback, it may be (`stale_s`). RFC 9875 groups answers, so
-that a change to one thing can empty the cache of all that depends on it.
+they are fresh. Nothing is guessed of those that say nothing, unless the operator has (4.2.2). A stale answer is not
+used, the service is asked again; only where that fails, and the service has a stale fallback, it may be (`stale_s`).
+RFC 9875 groups answers, so that a change to one thing can empty the cache of all that depends on it.
 """
 
 from __future__ import annotations
@@ -86,8 +86,11 @@ def wish(method: str, headers: Mapping[str, str]) -> Wish:
     )
 
 
-def lifetime_s(status: int, headers: Mapping[str, str], *, authorized: bool) -> int:
-    """For how many seconds an answer may be kept, 0 for not at all (3, 3.5, 4.2.1). `headers` by lower-case names."""
+def lifetime_s(status: int, headers: Mapping[str, str], *, authorized: bool, default_s: int = 0) -> int:
+    """For how many seconds an answer may be kept, 0 for not at all (3, 3.5, 4.2.1). `headers` by lower-case names.
+
+    `default_s` is for answers that say nothing about it (4.2.2).
+    """
     said = directives(headers.get("cache-control"))
     if status not in KEPT_STATUSES or "set-cookie" in headers or "*" in vary_names(headers):
         return 0
@@ -99,7 +102,7 @@ def lifetime_s(status: int, headers: Mapping[str, str], *, authorized: bool) -> 
         return seconds(said["s-maxage"]) or 0
     if "max-age" in said:
         return seconds(said["max-age"]) or 0
-    return _until_expires(headers)
+    return _until_expires(headers) if "expires" in headers else default_s
 
 
 def stale_s(headers: Mapping[str, str]) -> int:
@@ -122,7 +125,7 @@ def _until_expires(headers: Mapping[str, str]) -> int:
         date = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
         expires = parsedate_to_datetime(headers["expires"])
         return max(0, min(int((expires - date).total_seconds()), LONGEST_S))
-    except (KeyError, ValueError, TypeError):
+    except (ValueError, TypeError):
         return 0
 
 

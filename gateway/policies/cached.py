@@ -124,7 +124,12 @@ def _kept(exchange: Exchange, entry: Entry, detail: str = "", note: str = "hit")
 def _keep(exchange: Exchange, address: str, answer: Answer, found: Found) -> bool:
     """Whether the answer was kept. Only a body that is here already can be: one tuple of bytes, not a stream."""
     headers = _joined(answer.headers)
-    lifetime_s = rules.lifetime_s(answer.status, headers, authorized="authorization" in exchange.varying)
+    lifetime_s = rules.lifetime_s(
+        answer.status,
+        headers,
+        authorized="authorization" in exchange.varying,
+        default_s=exchange.runtime.settings.cache_default_ttl,
+    )
     if found.clock is None or not lifetime_s or not isinstance(answer.body, tuple):
         return False
     vary = rules.vary_names(headers)

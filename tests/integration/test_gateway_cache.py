@@ -253,6 +253,16 @@ def test_what_the_cache_did_is_counted(gateway: Gateway) -> None:
     assert 'gateway_cache_total{result="miss",service="kept"}' in page
 
 
+def test_answers_that_say_nothing_are_kept_only_if_the_operator_says_for_how_long(
+    gateway: Gateway, start_gateway: GatewayFactory
+) -> None:
+    guessing = start_gateway(WEB_CONCURRENCY="1", CACHE_DEFAULT_TTL="60")
+    ready(guessing)
+
+    assert states(gateway, "/kept/echo?silent", NOTHING, NOTHING) == ["miss", "miss"]
+    assert states(guessing, "/kept/echo?silent", NOTHING, NOTHING) == ["miss", "hit"]
+
+
 @pytest.fixture
 def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Generator[Valkey]:
     with Valkey(tmp_path_factory.mktemp("own-valkey"), port=free_port()) as server:

@@ -49,6 +49,29 @@ def test_cache_control_is_read_as_directives(value: str | None, expected: dict[s
     assert directives(value) == expected
 
 
+@pytest.mark.parametrize(
+    ("status", "headers", "authorized", "expected"),
+    [
+        (200, {}, False, 300),
+        (404, {}, False, 300),
+        (200, {"cache-control": "public"}, True, 300),
+        (200, {}, True, 0),
+        (500, {}, False, 0),
+        (200, {"cache-control": "no-store"}, False, 0),
+        (200, {"cache-control": "private"}, False, 0),
+        (200, {"cache-control": "max-age=5"}, False, 5),
+        (200, {"cache-control": "max-age=0"}, False, 0),
+        (200, {"expires": "0"}, False, 0),
+        (200, {"set-cookie": "a=b"}, False, 0),
+        (200, {"vary": "*"}, False, 0),
+    ],
+)
+def test_the_operators_word_is_for_answers_that_say_nothing_themselves(
+    status: int, headers: dict[str, str], authorized: bool, expected: int
+) -> None:
+    assert lifetime_s(status, headers, authorized=authorized, default_s=300) == expected
+
+
 @given(text=st.text())
 def test_any_cache_control_can_be_read(text: str) -> None:
     lifetime_s(200, {"cache-control": text, "expires": text, "date": text, "vary": text}, authorized=False)
