@@ -145,11 +145,18 @@ class JwkSetKeys:
             self._take_news()
             self._fetch_if_due(max_age_s if self._keys else self._soon_s)
 
-    def keep_fresh(self, is_wanted: Callable[[], bool], *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def keep_fresh(
+        self,
+        is_wanted: Callable[[], bool],
+        *,
+        max_age_s: float = MAX_AGE_S,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         """`refresh`, again and again, until it `is_wanted` no longer."""
+        tick_s = min(TICK_S, max_age_s / 4)
         while is_wanted():
-            self.refresh(MAX_AGE_S * random.uniform(0.75, 1))
-            sleep(TICK_S * random.uniform(0.75, 1.25))
+            self.refresh(max_age_s * random.uniform(0.75, 1))
+            sleep(tick_s * random.uniform(0.75, 1.25))
 
     @property
     def _soon_s(self) -> float:

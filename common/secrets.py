@@ -55,11 +55,13 @@ def why_weak(secret: str) -> str:
     """What is wrong with `secret`, "" for nothing; never a part of it."""
     text = secret.strip().lower()
     is_of_words = len(set(_beside_words(text))) < _LEAST_DISTINCT
-    if text in WELL_KNOWN_SECRETS or is_of_words or _repeats(text) or _runs(text) or _bits(text) < _LEAST_BITS:
-        return "is a well-known or repetitive secret"
-    if len(secret.encode()) < SECRET_MIN_BYTES:
-        return f"must have at least {SECRET_MIN_BYTES} bytes"
-    return ""
+    is_repetitive = _repeats(text) or _runs(text)
+    if text not in WELL_KNOWN_SECRETS and not is_of_words and not is_repetitive:
+        if len(secret.encode()) < SECRET_MIN_BYTES:
+            return f"must have at least {SECRET_MIN_BYTES} bytes"
+        if _bits(text) >= _LEAST_BITS:
+            return ""
+    return "is a well-known or repetitive secret"
 
 
 def _beside_words(text: str) -> str:

@@ -152,6 +152,9 @@ class IdentitySettings(Settings):
     cache_auth_ttl: int = Field(
         600, ge=1, le=86_400, description="Seconds for which a verified token is remembered; revoking it still wins."
     )
+    jwks_refresh_s: float = Field(
+        60, ge=1, le=3600, description="Seconds after which the keys that issuers publish are fetched anew."
+    )
     revocations_lost: Literal["accept", "refuse"] = Field(
         "accept", description="What becomes of tokens while user_service can't be asked which of them were revoked."
     )

@@ -53,7 +53,8 @@ def verifier_of(
     for each in (verifier.keys, *(issuer.keys for issuer in foreign)):
         if isinstance(each, JwkSetKeys):
             each.when_keys_go = verifier.forget
-            verifier.in_background.append(partial(gevent.spawn, each.keep_fresh))
+            keep_fresh = partial(each.keep_fresh, max_age_s=settings.jwks_refresh_s)
+            verifier.in_background.append(partial(gevent.spawn, keep_fresh))
     return verifier
 
 

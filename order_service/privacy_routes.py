@@ -53,7 +53,7 @@ class ExportedOrders(Schema):
 @bp.get("/internal/users/<uuid:user_id>/data")
 @services_only
 @bp.output(ExportedOrders)
-@bp.doc(summary="All orders of a user", security="bearer", responses=[401, AWAY])
+@bp.doc(summary="All orders of a user", security="bearer", responses=[401, 404, AWAY])
 def data(user_id: UUID) -> ExportedOrders:
     orders = _orders().all_of(str(user_id))
     return ExportedOrders(orders=[ExportedOrder.model_validate(order) for order in orders])
@@ -61,7 +61,7 @@ def data(user_id: UUID) -> ExportedOrders:
 
 @bp.post("/internal/users/<uuid:user_id>/erasure")
 @services_only
-@bp.doc(summary="Forget a user", security="bearer", responses=[204, 401, AWAY])
+@bp.doc(summary="Forget a user", security="bearer", responses=[204, 401, 404, AWAY])
 def erase(user_id: UUID) -> tuple[str, int]:
     _orders().forget(str(user_id))
     return "", 204

@@ -160,7 +160,7 @@ def revoke(key_id: UUID) -> tuple[str, int]:
 @bp.get("/users/<uuid:user_id>/api-keys")
 @signed_in(permissions=(USERS_READ,))
 @bp.output(ApiKeyList)
-@bp.doc(summary="The API keys of a user", security="bearer", responses=[401, 403, AWAY])
+@bp.doc(summary="The API keys of a user", security="bearer", responses=[401, 403, 404, AWAY])
 def browse_of(user_id: UUID) -> ApiKeyList:
     return _list(str(user_id))
 

@@ -725,7 +725,7 @@ def test_nameservers_are_read(text: str, servers: tuple[str, ...]) -> None:
 
 def test_a_weak_registry_token_stops_the_start() -> None:
     with pytest.raises(SettingsError, match="REGISTRY_TOKEN: must have at least 32 bytes"):
-        parts.settings(registry_token="0123456789abcdef")
+        parts.settings(registry_token="Xq7vLm2RtZ9wKd4P")
 
 
 def test_what_the_page_shows_can_be_written_so() -> None:

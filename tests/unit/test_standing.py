@@ -734,7 +734,7 @@ class Service(RuleBasedStateMachine):
         standing = self.pick(number)
         for _ in range(times):
             if standing.failed(self.now) and may_eject(self.instances, self.now):
-                assert PERIOD_S <= next_ejection_s(standing, self.now) <= LONGEST_S
+                assert PERIOD_S - 1e-9 <= next_ejection_s(standing, self.now) <= LONGEST_S + 1e-9
 
     @rule(number=numbers, is_wanted=st.booleans())
     def drain(self, number: int, is_wanted: bool) -> None:
