@@ -56,7 +56,9 @@ class ExportedReservations(Schema):
 @services_only
 @bp.input(OrderIds)
 @bp.output(ExportedReservations)
-@bp.doc(summary="The reservations of a user's orders", security="bearer", responses=[400, 401, 404, 413, 415, 422, AWAY])
+@bp.doc(
+    summary="The reservations of a user's orders", security="bearer", responses=[400, 401, 404, 413, 415, 422, AWAY]
+)
 def data(user_id: UUID, json_data: OrderIds) -> ExportedReservations:
     rows = _reservations().of_orders(json_data.orders)
     return ExportedReservations(reservations=[ExportedReservation.model_validate(row) for row in rows])

@@ -136,7 +136,7 @@ class UserSettings(ServiceSettings):
     def contradictions(self) -> Iterable[str]:
         yield from super().contradictions()
         if self.key_publish_lead < 2 * self.jwks_refresh_s:
-            yield "KEY_PUBLISH_LEAD: must be twice JWKS_REFRESH_S at least, or a key signs before others have fetched it"
+            yield "KEY_PUBLISH_LEAD: must be twice JWKS_REFRESH_S at least: others fetch a new key before it signs"
         if (self.admin_username is None) != (self.admin_password is None):
             yield "ADMIN_USERNAME and ADMIN_PASSWORD: are needed together; set both or neither"
         if self.is_production and not are_enough(self.argon2_memory_kib, self.argon2_passes):

@@ -36,7 +36,8 @@ class Shop(Parts):
     def __init__(self, directory: Path, redis_url: str) -> None:
         services = directory / "services.yaml"
         services.write_text(SERVICES)
-        self._own = {"VAR_DIR": str(directory / "var"), "SERVICE_SECRET": SECRET, "KEY_PUBLISH_LEAD": "8", "JWKS_REFRESH_S": "1"}
+        keys = {"KEY_PUBLISH_LEAD": "8", "JWKS_REFRESH_S": "1"}
+        self._own = {"VAR_DIR": str(directory / "var"), "SERVICE_SECRET": SECRET, **keys}
         super().__init__(directory, {"REDIS_URL": redis_url, "GATEWAY_SERVICES": str(services), **LIMITS, **self._own})
 
     def keys(self, *words: str) -> str:
