@@ -149,5 +149,5 @@ def refuse_torn_body(error: CallerGone) -> Problem:
     if isinstance(error, BodyTooLong):
         return too_large(error.limit_bytes)
     if isinstance(error.__cause__, TimeoutError):
-        return RequestTimeout("The request body came too slowly.")
+        return RequestTimeout("The request body came too slowly.", headers=(("Connection", "close"),))
     return BadRequest("The request body ended before its announced length.", code="INCOMPLETE_BODY")

@@ -24,7 +24,8 @@ from tests.support.fragile import FragileInstance
 from tests.support.processes import wait_until
 
 CALLERS = 8
-LONGEST_S = 60.0
+LONGEST_S = 200.0
+CALM_S = 30.0  # an ejection may last 20 s by then
 SERVICES = """
 services:
   things:
@@ -156,6 +157,7 @@ def test_one_instance_after_the_other_suffers_and_callers_notice_nothing(storm: 
     storm.assert_callers_noticed_nothing()
 
 
+@pytest.mark.timeout(LONGEST_S + 40)
 def test_two_of_three_instances_suffer_at_a_time_from_anything(storm: Storm) -> None:
     dice = random.Random(7)  # the same storm each time
 
@@ -168,7 +170,7 @@ def test_two_of_three_instances_suffer_at_a_time_from_anything(storm: Storm) -> 
             time.sleep(1.2)
             for instance in suffering:
                 cure(instance)
-            wait_until(storm.is_calm, "the instances to be used again", timeout_s=LONGEST_S / 6)
+            wait_until(storm.is_calm, "the instances to be used again", timeout_s=CALM_S)
 
     storm.run(weather)
 
