@@ -177,7 +177,9 @@ def test_every_setting_of_a_process_reaches_its_container(process: str) -> None:
 
 @pytest.mark.parametrize("noun", ["user", "product", "order"])
 def test_a_setup_has_the_settings_of_its_service(noun: str) -> None:
-    assert environment(f"{noun}_service").items() <= environment(f"{noun}_setup").items()
+    wanted = {name: value for name, value in environment(f"{noun}_service").items() if name != "DEMO_DATA"}
+
+    assert wanted.items() <= environment(f"{noun}_setup").items()
 
 
 def test_without_an_env_file_it_is_a_production_system_without_demo_data() -> None:
@@ -300,3 +302,9 @@ def test_demo_users_are_made_where_only_this_machine_can_log_in(
 
     assert (ended.stdout.splitlines(), ended.returncode) == (commands, status)
     assert bool(ended.stderr) == bool(status)
+
+
+def test_demo_data_are_asked_only_of_services_that_have_some() -> None:
+    asked = {name for name in SETUPS if environment(name).get("DEMO_DATA", "false") != "false"} - {"secrets"}
+
+    assert asked == {"user_setup", "product_setup"}
