@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from http.cookiejar import DefaultCookiePolicy
 
 import requests
@@ -26,3 +27,14 @@ def tuned_session(*, pool_size: int, adapter: HTTPAdapter | None = None) -> requ
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return session
+
+
+def again_on_a_lost_connection(send: Callable[[], requests.Response]) -> requests.Response:
+    """What `send` gets, asked once more where no answer came: the pool's connection may have been closed just as we
+    took it. For requests that may have their effect twice."""
+    try:
+        return send()
+    except requests.ConnectionError as error:
+        if isinstance(error, requests.Timeout):
+            raise
+        return send()

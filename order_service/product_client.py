@@ -17,7 +17,7 @@ ProductError
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from threading import BoundedSemaphore
 from typing import cast
@@ -29,7 +29,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from common import deadlines, service_tokens
 from common.deadlines import Deadline
-from common.http import tuned_session
+from common.http import again_on_a_lost_connection, tuned_session
 from common.logs import current_request_id
 from common.models import Price
 from common.problems import FieldError
@@ -133,7 +133,7 @@ class ProductClient:
         if not self._places.acquire(timeout=deadline.left_s()):
             raise _unavailable("all connections in use")
         try:
-            answer = _again_on_a_lost_connection(lambda: self._send(method, path, body, deadline))
+            answer = again_on_a_lost_connection(lambda: self._send(method, path, body, deadline))
         except requests.RequestException as error:
             raise _unavailable(type(error).__name__) from error
         finally:
@@ -163,15 +163,6 @@ class ProductClient:
         if request_id := current_request_id():
             headers["X-Request-ID"] = request_id
         return headers
-
-
-def _again_on_a_lost_connection(send: Callable[[], requests.Response]) -> requests.Response:
-    try:
-        return send()
-    except requests.ConnectionError as error:
-        if isinstance(error, requests.Timeout):
-            raise
-        return send()  # the pool's connection may have been closed just as we took it
 
 
 def _error(answer: requests.Response) -> ProductError:

@@ -313,7 +313,7 @@ def test_answer_on_its_way_during_a_change_is_not_served_afterwards(
         ThreadPoolExecutor(1) as threads,
     ):
         late = threads.submit(gateway.get, target)
-        stub.wait_for_requests(1)
+        wait_until(lambda: any(r.path.startswith("/belated") for r in stub.requests), "the request to be on its way")
         assert gateway.request("POST", change).status == 200
         assert not late.done()
         assert state(late.result()) == "miss"
