@@ -193,7 +193,12 @@ _BY_STATUS: Mapping[int, type[Problem]] = {
 }  # fmt: skip
 
 
-_PHRASES: Mapping[int, str] = {known.value: known.phrase for known in HTTPStatus}
+_PHRASES: Mapping[int, str] = {
+    **{known.value: known.phrase for known in HTTPStatus},
+    413: "Content Too Large",
+    422: "Unprocessable Content",
+    414: "URI Too Long",
+}
 
 _PLAIN_WORDS: Mapping[int, str] = {
     400: "The request could not be understood; is its JSON well-formed?",
@@ -209,8 +214,7 @@ _OF_CLASS = {2: "OK", 3: "Redirection", 4: "Bad Request", 5: "Internal Server Er
 
 def reason(status: int) -> str:
     """The reason phrase of a status code, as RFC 9110 spells it; that of its class for an unknown one."""
-    renamed = {413: "Content Too Large", 422: "Unprocessable Content", 414: "URI Too Long"}
-    return renamed.get(status) or _PHRASES.get(status) or _OF_CLASS.get(status // 100, "Unknown")
+    return _PHRASES.get(status) or _OF_CLASS.get(status // 100, "Unknown")
 
 
 def status_line(status: int) -> str:
@@ -231,6 +235,11 @@ def for_status(
         return ServiceUnavailable(detail, retry_after_s=max(waits, default=1))
     kind = _BY_STATUS.get(status) or (BadRequest if 400 <= status < 500 else InternalError)
     return kind(detail, errors=errors, headers=tuple(headers))
+
+
+def unexpected() -> Problem:
+    """For an error that nobody foresaw."""
+    return InternalError("Something went wrong on our side; the request id finds it in our logs.")
 
 
 def fields(problem: Problem) -> list[tuple[str, str]]:
@@ -260,7 +269,7 @@ def init_app(app: Flask, source: str, note: Note | None = None) -> None:
 
     def on_anything(error: Exception) -> Response:
         log.error("unexpected_error", exc_info=error)
-        return response(InternalError("Something went wrong on our side; the request id finds it in our logs."), source)
+        return response(unexpected(), source)
 
     app.register_error_handler(Problem, on_problem)
     app.register_error_handler(HTTPException, on_http_exception)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from flask import Flask
+from flask import Flask, request
 
 from common import logs, problems, tokens
 from common.internal import Internal
@@ -40,8 +40,9 @@ from gateway.blueprints import (
 from gateway.bus import Bus
 from gateway.cache.store import CacheStore
 from gateway.compiler import Compiler
+from gateway.dispatch import DISPATCHER, Dispatcher
 from gateway.edge import Edge
-from gateway.exchange import SOURCE
+from gateway.exchange import EXCHANGE, SOURCE
 from gateway.incidents import Incidents
 from gateway.observability.metrics import Metrics
 from gateway.openapi.documents import Documents
@@ -103,13 +104,15 @@ def create_app(given: GatewaySettings | None = None) -> Flask:
     runtime.init_app(app, parts)
     tokens.init_app(app, parts.verifier)
     recorder = auditing.init_app(app, chosen)
-    problems.init_app(app, SOURCE, auditing.noting(recorder, parts.incidents.note_current))
+    note = auditing.noting(recorder, parts.incidents.note)
+    problems.init_app(app, SOURCE, lambda problem, error: note(problem, request.environ[EXCHANGE], error))
     for bp in EXPLICIT:
         app.register_blueprint(bp)
     pages.init_app(app)
     operations.init_app(app, explanations.bp, registrations.bp, drains.bp)
     cli.init_app(app, chosen, create_app)
-    app.wsgi_app = Edge(app.wsgi_app, parts)
+    dispatcher = app.extensions[DISPATCHER] = Dispatcher(app, note)
+    app.wsgi_app = Edge(app.wsgi_app, parts, dispatcher)
     return app
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flask import Flask, current_app, request
+from flask import Flask, current_app, has_request_context, request
 
 from common.audit import ANONYMOUS, Entry, Outcome, Recorder, refusal
 from common.auditing import remote_recorder
 from common.masking import truncated_address
-from common.problems import Note, Problem
+from common.problems import Problem
+from gateway.dispatch import Note
 from gateway.exchange import EXCHANGE, SOURCE, Exchange
 from gateway.settings import GatewaySettings
 
@@ -23,12 +24,12 @@ def init_app(app: Flask, settings: GatewaySettings) -> Recorder:
 
 
 def noting(recorder: Recorder, then: Note) -> Note:
-    """A note for `problems` that records refusals, and tells `then` of all problems."""
+    """A note for the dispatcher that records refusals, and tells `then` of all problems."""
 
-    def note(problem: Problem, error: BaseException) -> None:
+    def note(problem: Problem, exchange: Exchange, error: BaseException) -> None:
         if problem.status in (401, 403):
-            record_refusal(recorder, problem, request.environ[EXCHANGE])
-        then(problem, error)
+            record_refusal(recorder, problem, exchange)
+        then(problem, exchange, error)
 
     return note
 
@@ -72,4 +73,4 @@ def note(
 
 
 def _page() -> str:
-    return request.url_rule.rule if request.url_rule else "page"
+    return request.url_rule.rule if has_request_context() and request.url_rule else "page"

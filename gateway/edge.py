@@ -16,10 +16,11 @@ import structlog
 
 from common import logs, problems
 from common.messages import HEAD, TELL
-from common.problems import Problem
+from common.problems import Problem, status_line
 from gateway.body import Body, Reader
 from gateway.browser_fields import answers_preflight, completed
-from gateway.exchange import EXCHANGE, SOURCE, Exchange
+from gateway.dispatch import Dispatcher, refusal
+from gateway.exchange import EXCHANGE, Answer, Exchange
 from gateway.headers import Fields, Forwarding, trace_caller
 from gateway.router import Route
 from gateway.runtime import Runtime
@@ -36,9 +37,8 @@ QUIET_PATHS = frozenset({"/health", "/ready", "/health/startup", "/metrics"})
 class Edge:
     """`app.wsgi_app = Edge(app.wsgi_app, runtime)`."""
 
-    def __init__(self, app: WSGIApplication, runtime: Runtime) -> None:
-        self._app = app
-        self._runtime = runtime
+    def __init__(self, app: WSGIApplication, runtime: Runtime, dispatcher: Dispatcher) -> None:
+        self._app, self._runtime, self._dispatcher = app, runtime, dispatcher
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         self._runtime.metrics.began()
@@ -55,7 +55,10 @@ class Edge:
                 line.starting(start_response)("204 No Content", [])
                 return line.ended([])
         except Problem as problem:
+            self._runtime.incidents.note(problem, exchange)
             return line.ended(_refuse(problem, line, start_response))
+        if self._dispatcher.takes(exchange):
+            return line.ended(_pass_on(self._dispatcher.answer(exchange), line, start_response))
         environ[EXCHANGE] = exchange
         return line.ended(self._app(environ, line.starting(start_response)))
 
@@ -132,10 +135,15 @@ def _body_length(headers: dict[str, str]) -> int | None:
 
 
 def _refuse(problem: Problem, line: _Line, start_response: StartResponse) -> Iterable[bytes]:
-    body = problem.body(line.request_id, SOURCE)
-    headers = [*problems.fields(problem), ("Content-Length", str(len(body)))]
-    line.starting(start_response)(f"{problem.status} {problem.title}", headers)
-    return [] if line.environ["REQUEST_METHOD"] == "HEAD" else [body]
+    return _pass_on(refusal(problem, line.request_id), line, start_response)
+
+
+def _pass_on(answer: Answer, line: _Line, start_response: StartResponse) -> Iterable[bytes]:
+    line.starting(start_response)(status_line(answer.status), answer.headers)
+    if line.environ["REQUEST_METHOD"] == "HEAD" or answer.status in (204, 304):
+        answer.close()  # a body that nobody wants must give its connection back
+        return ()
+    return answer.body
 
 
 class _Line:

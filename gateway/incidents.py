@@ -23,11 +23,10 @@ from typing import cast
 import orjson
 import redis
 import structlog
-from flask import request
 
 from common.masking import masked
 from common.problems import Problem
-from gateway.exchange import EXCHANGE, Exchange
+from gateway.exchange import Exchange
 from gateway.router import VERSION_FIELDS
 from gateway.shared import PREFIX
 from gateway.whence import Whence, deepest_place
@@ -116,10 +115,6 @@ class Incidents:
     def is_shared(self) -> bool:
         """Whether what other workers know can be found, as far as is known."""
         return not self._away_until
-
-    def note_current(self, problem: Problem, error: BaseException) -> None:
-        """As `note`, of the request that Flask is answering."""
-        self.note(problem, request.environ[EXCHANGE], error)
 
     def note(self, problem: Problem, exchange: Exchange, error: BaseException | None = None) -> None:
         """Remember what became of `exchange`. `error` is what the problem stands for, where that is another one."""

@@ -22,10 +22,10 @@ from flask import Blueprint, Flask, Request, Response, current_app, request
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import MethodNotAllowed
 
-from common.problems import Problem, status_line
+from common.problems import status_line
+from gateway.dispatch import DISPATCHER, Dispatcher
 from gateway.exchange import EXCHANGE, Answer, Exchange, Handler
 from gateway.policies import around
-from gateway.policies.limited import count_unrouted
 from gateway.router import ANY, NO_CONDITIONS, Route
 from gateway.services import RouteRule, Service
 
@@ -109,13 +109,8 @@ def proxied() -> Response | None:
         if exchange.target.fault is not None:  # which the edge has let pass for a service
             raise exchange.target.fault.problem
         return None
-    router = exchange.table.router
-    try:
-        return flask_response(router.dispatch(exchange))
-    except Problem:
-        if getattr(exchange, "route", None) is None:  # the router found none
-            count_unrouted(exchange)
-        raise
+    dispatcher: Dispatcher = current_app.extensions[DISPATCHER]
+    return flask_response(dispatcher.answer(exchange))
 
 
 def is_own_page(app: Flask, exchange: Exchange, asked: Request) -> bool:
