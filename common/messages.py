@@ -28,6 +28,9 @@ from common.problems import status_line
 HEAD = "common.head"
 """Key of the WSGI environment: the request's header section as bytes, its lines as they came."""
 
+FIELDS = "common.fields"
+"""Key of the WSGI environment: the request's fields by lower-case name, repeated ones joined; not to be changed."""
+
 TELL = "common.tell"
 """Key of the WSGI environment: a `Tell`."""
 

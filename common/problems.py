@@ -17,6 +17,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import ClassVar
 
@@ -217,6 +218,7 @@ def reason(status: int) -> str:
     return _PHRASES.get(status) or _OF_CLASS.get(status // 100, "Unknown")
 
 
+@lru_cache(maxsize=1000)
 def status_line(status: int) -> str:
     """`404 Not Found`, as the RFC spells it and werkzeug does not."""
     return f"{status} {reason(status)}"

@@ -15,9 +15,11 @@ _SAID_HERE = frozenset({"x-request-id", "x-content-type-options"})
 def completed(headers: HeaderList, request_id: str, exchange: Exchange | None) -> HeaderList:
     """With what is true of all answers but verbatim ones. Those that are ours, which have no Via, say besides that they
     are nothing but documents. They come last, outside of any cache: what one origin is told is not kept for another."""
-    is_ours = not any(name.lower() == "via" for name, _ in headers)
-    headers = [(name, value) for name, value in headers if name.lower() not in _SAID_HERE]
-    headers += [("X-Request-ID", request_id), security_headers.NOSNIFF]
+    names = [name.lower() for name, _ in headers]
+    is_ours = "via" not in names
+    if not _SAID_HERE.isdisjoint(names):
+        headers = [(name, value) for name, value in headers if name.lower() not in _SAID_HERE]
+    headers = [*headers, ("X-Request-ID", request_id), security_headers.NOSNIFF]
     if exchange is not None:
         headers = _for_pages(exchange, headers) + exchange.answer_headers
     return headers + security_headers.missing(headers) if is_ours else headers

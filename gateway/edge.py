@@ -8,20 +8,21 @@ is one, does not take it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
 from common import logs, problems
-from common.messages import HEAD, TELL
+from common.messages import FIELDS, HEAD, TELL
 from common.problems import Problem, status_line
 from gateway.body import Body, Reader
 from gateway.browser_fields import answers_preflight, completed
 from gateway.dispatch import Dispatcher, refusal
-from gateway.exchange import EXCHANGE, Answer, Exchange
-from gateway.headers import Fields, Forwarding, trace_caller
+from gateway.exchange import EXCHANGE, Answer, Exchange, HeaderList
+from gateway.headers import Fields, Forwarding, direct, trace_caller
 from gateway.router import Route
 from gateway.runtime import Runtime
 from gateway.targets import Target, check_host, is_host, other_reading, read_target
@@ -52,7 +53,7 @@ class Edge:
             return line.ended(_refuse(problem, line, start_response))
         try:
             if answers_preflight(exchange):
-                line.starting(start_response)("204 No Content", [])
+                line.begin(start_response, "204 No Content", [])
                 return line.ended([])
         except Problem as problem:
             self._runtime.incidents.note(problem, exchange)
@@ -65,10 +66,7 @@ class Edge:
 
 def exchange_of(environ: WSGIEnvironment, runtime: Runtime, request_id: str) -> Exchange:
     """The facts of a request, among them what is wrong with its target. Raises `BadRequest` for a malformed host."""
-    headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name[:5] == "HTTP_"}
-    for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-        if value := environ.get(name):
-            headers[name.replace("_", "-").lower()] = value
+    headers: Mapping[str, str] = environ.get(FIELDS) or _fields_of(environ)
     host = headers.get("host")
     check_host(host, environ["SERVER_PROTOCOL"])
     method = environ["REQUEST_METHOD"]
@@ -76,24 +74,35 @@ def exchange_of(environ: WSGIEnvironment, runtime: Runtime, request_id: str) -> 
     host = target.authority or host
     settings = runtime.settings
     caller, proxies, is_trusted = trace_caller(environ["REMOTE_ADDR"], headers, settings.trusted_proxies)
-    scheme, via = environ["wsgi.url_scheme"], ""
+    scheme: str = environ["wsgi.url_scheme"]
+    protocol = environ["SERVER_PROTOCOL"].removeprefix("HTTP/")
     if is_trusted:
         scheme = "https" if headers.get("x-forwarded-proto", scheme).lower() == "https" else "http"
-        forwarded_host, via = headers.get("x-forwarded-host", ""), headers.get("via", "")
+        forwarded_host = headers.get("x-forwarded-host", "")
         host = forwarded_host if is_host(forwarded_host) else host  # proxies pass on what callers invent
+        forwarding = Forwarding(caller, scheme, host or "", proxies, headers.get("via", ""), protocol)
+    else:
+        forwarding = direct(caller, scheme, host or "", protocol)
     return Exchange(
         method=method,
         target=target,
         headers=Fields(headers, environ.get(HEAD)),
         body=Body(cast("Reader", environ["wsgi.input"]), _body_length(headers), environ.get(TELL)),
-        forwarding=Forwarding(
-            caller, scheme, host or "", proxies, via, environ["SERVER_PROTOCOL"].removeprefix("HTTP/")
-        ),
+        forwarding=forwarding,
         request_id=request_id,
         runtime=runtime,
         table=runtime.table,
         is_operations=environ["SERVER_PORT"] == str(settings.operations_port),
     )
+
+
+def _fields_of(environ: WSGIEnvironment) -> dict[str, str]:
+    """What a server tells that has not read them for us."""
+    headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name[:5] == "HTTP_"}
+    for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        if value := environ.get(name):
+            headers[name.replace("_", "-").lower()] = value
+    return headers
 
 
 def check_target(exchange: Exchange) -> None:
@@ -124,7 +133,7 @@ def _route_of(exchange: Exchange, target: Target) -> Route | None:
         return None
 
 
-def _body_length(headers: dict[str, str]) -> int | None:
+def _body_length(headers: Mapping[str, str]) -> int | None:
     """The announced length; 0 without one, None for a chunked body. gunicorn has refused what is not a number."""
     if "transfer-encoding" in headers:
         return None
@@ -139,7 +148,7 @@ def _refuse(problem: Problem, line: _Line, start_response: StartResponse) -> Ite
 
 
 def _pass_on(answer: Answer, line: _Line, start_response: StartResponse) -> Iterable[bytes]:
-    line.starting(start_response)(status_line(answer.status), answer.headers)
+    line.begin(start_response, status_line(answer.status), answer.headers)
     if line.environ["REQUEST_METHOD"] == "HEAD" or answer.status in (204, 304):
         answer.close()  # a body that nobody wants must give its connection back
         return ()
@@ -162,17 +171,17 @@ class _Line:
         self.request_id = given or logs.new_request_id()
 
     def starting(self, start_response: StartResponse) -> StartResponse:
-        """A `start_response` that adds what is true of every answer but a verbatim one."""
+        """`begin`, for an application that Flask answers."""
+        return cast("StartResponse", partial(self.begin, start_response))
 
-        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Callable[[bytes], object]:
-            self._status = int(status[:3])
-            if not self._is_verbatim(headers):
-                headers = completed(headers, self.request_id, self.exchange)
-            if exc_info:
-                return start_response(status, headers, exc_info)
-            return start_response(status, headers)
-
-        return cast("StartResponse", start)
+    def begin(
+        self, start_response: StartResponse, status: str, headers: HeaderList, exc_info: Any = None, /
+    ) -> Callable[[bytes], object]:
+        """`start_response`, with what is true of every answer but a verbatim one."""
+        self._status = int(status[:3])
+        if not self._is_verbatim(headers):
+            headers = completed(headers, self.request_id, self.exchange)
+        return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 
     def _is_verbatim(self, headers: list[tuple[str, str]]) -> bool:
         """An answer that is passed on for a verbatim service has its own Date; one that we give instead has none."""

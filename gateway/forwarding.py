@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from functools import lru_cache
 
 from common import deadlines
 from common.problems import NotImplementedProblem, Problem
@@ -117,11 +118,9 @@ def _outgoing_headers(exchange: Exchange, hops: int | None) -> HeaderList:
         pairs = incoming.pairs if isinstance(incoming, Fields) else list(incoming.items())
         headers = passed_request_fields(pairs, exchange.forwarding.protocol, told)
     else:
-        identity = _identity_headers(exchange)
-        headers = outgoing_headers(exchange.headers, exchange.forwarding, identity, exchange.request_id)
-        if exchange.identity is not None:
-            headers = [pair for pair in headers if pair[0].lower() != "authorization"]
-            headers.append(("Authorization", f"Bearer {exchange.access_token}"))
+        headers = outgoing_headers(
+            exchange.headers, exchange.forwarding, _identity_fields(exchange), exchange.request_id
+        )
         headers = headers if told is None else [("Host", told), *headers]
     if hops is not None:
         fewer = str(hops - 1)
@@ -131,10 +130,10 @@ def _outgoing_headers(exchange: Exchange, hops: int | None) -> HeaderList:
 
 def _hops(exchange: Exchange) -> int | None:
     """What Max-Forwards says of a TRACE or OPTIONS, None where nothing (RFC 9110, 7.6.2)."""
-    allowed = exchange.headers.get("max-forwards", "")
-    if exchange.method not in ("TRACE", "OPTIONS") or not (allowed.isascii() and allowed.isdigit()):
+    if exchange.method not in ("TRACE", "OPTIONS"):
         return None
-    return int(allowed[:9])
+    allowed = exchange.headers.get("max-forwards", "")
+    return int(allowed[:9]) if allowed.isascii() and allowed.isdigit() else None
 
 
 def _as_last(exchange: Exchange) -> Answer:
@@ -144,14 +143,17 @@ def _as_last(exchange: Exchange) -> Answer:
     return Answer(204, [], ())
 
 
-def _identity_headers(exchange: Exchange) -> list[tuple[str, str]]:
-    """Who calls, for services that don't read tokens. Names are user input: what is not plain text is left out."""
+def _identity_fields(exchange: Exchange) -> HeaderList:
+    """Who calls: the verified token, and what it says for services that don't read tokens."""
     identity = exchange.identity
     if identity is None:
         return []
-    fields = [
-        ("X-User-Id", identity.user_id),
-        ("X-User-Name", identity.username),
-        ("X-User-Roles", ",".join(sorted(identity.roles))),
-    ]
+    told = _told(identity.user_id, identity.username, identity.roles)
+    return [*told, ("Authorization", f"Bearer {exchange.access_token}")]
+
+
+@lru_cache(maxsize=4096)
+def _told(user_id: str, username: str, roles: frozenset[str]) -> HeaderList:
+    """Names are user input: what is not plain text is left out."""
+    fields = [("X-User-Id", user_id), ("X-User-Name", username), ("X-User-Roles", ",".join(sorted(roles)))]
     return [(name, value) for name, value in fields if value.isascii() and value.isprintable()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import lru_cache
 
@@ -35,11 +35,16 @@ SET_BY_US = frozenset(
 
 # framing is ours (the body's length is known), the service has its own Host, and 100-continue was already answered
 _REPLACED = frozenset({"host", "content-length", "expect"})
-_API_KEY = frozenset({"x-api-key"})  # for us, who exchange it for a token
-_NEVER_SENT = HOP_BY_HOP | SET_BY_US | _REPLACED | _API_KEY
+_CREDENTIALS = frozenset({"x-api-key", "authorization"})  # for us: the service gets a token that we have verified
+_NEVER_SENT = HOP_BY_HOP | SET_BY_US | _REPLACED | _CREDENTIALS
 
 # gunicorn writes Date and Server itself
 _NEVER_RETURNED = HOP_BY_HOP | {"date", "server"}
+
+_PERSISTENCE = frozenset({"keep-alive", "close"})  # options that name no field that is ever passed on
+
+MOST_NAMES = 1000
+"""So many names of fields are remembered: more than honest callers and services have."""
 
 OUR_COOKIES = frozenset({"__Host-access", "__Secure-refresh", "__Host-csrf", "dev-access", "dev-refresh", "dev-csrf"})
 """What a browser keeps for the gateway alone, see `cookies`."""
@@ -73,8 +78,28 @@ class Forwarding:
     proxies: tuple[str, ...]  # addresses between the caller and us, nearest to the caller first
     via: str = ""  # what trusted proxies wrote before us
     protocol: str = "1.1"  # version of HTTP
+    fields: tuple[tuple[str, str], ...] = field(init=False, compare=False, repr=False)
+    """What tells a service of it."""
+
+    def __post_init__(self) -> None:
+        via = f"{self.protocol} {PSEUDONYM}"
+        fields = (
+            ("X-Forwarded-For", ", ".join((self.caller, *self.proxies))),
+            ("X-Forwarded-Proto", self.scheme),
+            ("X-Forwarded-Host", self.host),
+            ("Forwarded", forwarded_field(self)),
+            ("Via", f"{self.via}, {via}" if self.via else via),
+        )
+        object.__setattr__(self, "fields", fields)
 
 
+@lru_cache(maxsize=4096)
+def direct(caller: str, scheme: str, host: str, protocol: str) -> Forwarding:
+    """How a request reached us that came through no proxy of ours."""
+    return Forwarding(caller, scheme, host, (), protocol=protocol)
+
+
+@lru_cache(maxsize=256)
 def connection_options(value: str | None) -> frozenset[str]:
     """Fields that `Connection` names belong to this connection only (RFC 9110, 7.6.1)."""
     if not value:
@@ -83,30 +108,36 @@ def connection_options(value: str | None) -> frozenset[str]:
 
 
 def outgoing_headers(
-    incoming: Mapping[str, str], forwarding: Forwarding, identity_headers: Iterable[tuple[str, str]], request_id: str
+    incoming: Mapping[str, str], forwarding: Forwarding, identity: Sequence[tuple[str, str]], request_id: str
 ) -> list[tuple[str, str]]:
-    """The fields to send to the service: hop-by-hop ones and those that only we may set dropped, then ours added."""
-    dropped = connection_options(incoming.get("connection"))
-    sent = [
-        (name.title(), value)
-        for name, value in incoming.items()
-        if name not in _NEVER_SENT and name not in dropped and not name.startswith("x-user-")
-        if name != "authorization" or not value.strip().lower().startswith("apikey")
-    ]
+    """The fields to send to the service: hop-by-hop ones and those that only we may set dropped, then ours added.
+
+    `identity` says who calls, if that is known, and takes the place of what the caller showed.
+    """
+    sent = [(written, value) for name, value in incoming.items() if (written := _SENT[name])]
+    if not identity and (shown := incoming.get("authorization")) and not shown.lstrip().lower().startswith("apikey"):
+        sent.append(("Authorization", shown))
+    if (named := incoming.get("connection")) is not None and (dropped := connection_options(named) - _PERSISTENCE):
+        sent = [pair for pair in sent if pair[0].lower() not in dropped]
     if "cookie" in incoming:
         sent = _without_our_cookies(sent)
-    chain = ", ".join((forwarding.caller, *forwarding.proxies))
-    via = f"{forwarding.protocol} {PSEUDONYM}"
-    sent += [
-        ("X-Request-ID", request_id),
-        ("X-Forwarded-For", chain),
-        ("X-Forwarded-Proto", forwarding.scheme),
-        ("X-Forwarded-Host", forwarding.host),
-        ("Forwarded", forwarded_field(forwarding)),
-        ("Via", f"{forwarding.via}, {via}" if forwarding.via else via),
-    ]
-    sent += identity_headers
+    sent.append(("X-Request-ID", request_id))
+    sent += forwarding.fields
+    sent += identity
     return sent
+
+
+class _Written(dict[str, str]):
+    """How the names of a request's fields are written for the service, "" for those that it is not sent."""
+
+    def __missing__(self, name: str) -> str:
+        written = "" if name in _NEVER_SENT or name.startswith("x-user-") else name.title()
+        if len(self) < MOST_NAMES:
+            self[name] = written
+        return written
+
+
+_SENT = _Written()
 
 
 def passed_request_fields(pairs: Iterable[tuple[str, str]], protocol: str, host: str | None) -> list[tuple[str, str]]:
@@ -172,22 +203,40 @@ def incoming_answer_headers(received: Iterable[tuple[str, str]], instance_url: s
 
     A `Location` that names the instance itself loses scheme and authority: it would lead nowhere, and tell too much.
     """
-    pairs = list(received)
-    dropped = connection_options(",".join(value for name, value in pairs if name.lower() == "connection"))
     kept: list[tuple[str, str]] = []
-    via = ""
-    for name, value in pairs:
-        lower = name.lower()
-        if lower in _NEVER_RETURNED or lower in dropped:
-            continue
-        if lower == "via":
-            via += f"{value}, "
+    options = via = ""
+    for pair in received:
+        lower = _RETURNED[pair[0]]
+        if lower is PASSES:
+            kept.append(pair)
+        elif lower == "connection":
+            options += f"{pair[1]},"
+        elif lower == "via":
+            via += f"{pair[1]}, "
         elif lower in ("location", "content-location"):
-            kept.append((name, without_authority(value, instance_url)))
-        else:
-            kept.append((name, value))
+            kept.append((pair[0], without_authority(pair[1], instance_url)))
+    if options and (dropped := connection_options(options) - _PERSISTENCE):
+        kept = [pair for pair in kept if pair[0].lower() not in dropped]
     kept.append(("Via", f"{via}1.1 {PSEUDONYM}"))
     return kept
+
+
+PASSES = ""
+
+
+class _Kinds(dict[str, str]):
+    """`PASSES` for the name of an answer's field that passes as it is, else the name in small letters."""
+
+    def __missing__(self, name: str) -> str:
+        lower = name.lower()
+        kind = lower if lower in _NEVER_RETURNED or lower in _LOOKED_AT else PASSES
+        if len(self) < MOST_NAMES:
+            self[name] = kind
+        return kind
+
+
+_LOOKED_AT = frozenset({"via", "location", "content-location"})
+_RETURNED = _Kinds()
 
 
 def without_authority(location: str, instance_url: str) -> str:

@@ -81,6 +81,8 @@ class HeaderChanges:
 
     def apply(self, headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         """1. Drop. 2. Replace all fields of a name by one in the first one's place, or at the end. 3. Append."""
+        if not self:
+            return list(headers)
         removed = {name.lower() for name in self.remove}
         waiting = {name.lower(): (name, value) for name, value in self.set}
         replaced = frozenset(waiting)

@@ -30,7 +30,8 @@ from __future__ import annotations
 import re
 from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import starmap
 
 from common.problems import BadRequest, MethodNotAllowed, NotFound
 from gateway.claims import ANY_HOST, Claims, Found, faces
@@ -65,6 +66,10 @@ class Route:
     conditions: Conditions = NO_CONDITIONS
     rewrite: Rewrite | None = None
     place: str = ""  # where it is written, file:line
+    backend: str = field(init=False)  # key of its service
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "backend", self.service.key)
 
     def takes(self, method: str) -> bool:
         return method in self.methods or "*" in self.methods
@@ -110,13 +115,11 @@ class Router:
         Raises `NotFound` and `MethodNotAllowed`, and `BadRequest` for a version that does not exist.
         """
         seen: list[Route] = []
-        for candidate in self.candidates(exchange):
-            if not candidate.why_not:
-                exchange.route = candidate.route
-                exchange.service = candidate.route.service
-                exchange.backend = candidate.route.service.key
-                return candidate.route
-            seen.append(candidate.route)
+        for route, why_not in self._looked_at(exchange):
+            if not why_not:
+                exchange.route, exchange.service, exchange.backend = route, route.service, route.backend
+                return route
+            seen.append(route)
         method = exchange.method
         if not seen or any(route.takes(method) or (method == "HEAD" and route.takes("GET")) for route in seen):
             raise NotFound("There is nothing at this address.", code="ROUTE_NOT_FOUND")
@@ -132,12 +135,15 @@ class Router:
 
         Raises `NotFound` and `BadRequest` where no service or version is meant.
         """
+        return starmap(Candidate, self._looked_at(exchange))
+
+    def _looked_at(self, exchange: Exchange) -> Iterator[tuple[Route, str]]:
         templates, exchange.prefix_segments = self._find(exchange)
         for routes in templates.fitting(exchange.target.segments, exchange.prefix_segments):
             for asked, method in _tries(routes, exchange.method):
                 for route in asked:
                     why_not = _why_not(route, method, exchange)
-                    yield Candidate(route, why_not)
+                    yield route, why_not
                     if not why_not:
                         return
 
@@ -201,13 +207,15 @@ def _why_not(route: Route, method: str, exchange: Exchange) -> str:
 def _version_of(found: Found[Templates[Route]], exchange: Exchange) -> Templates[Route]:
     """The version that the request asks for. Raises `BadRequest` for one that the service does not have."""
     versions, in_path = found.mount.versions, found.version
-    if len(versions) == 1 and in_path is None:
-        only = next(iter(versions.values()))
-        if next((route.service.is_verbatim for route in only), False):  # what these fields mean is its own affair
-            return only
-    asked = next((value for name in VERSION_FIELDS if (value := exchange.headers.get(name)) is not None), None)
-    if asked is None and in_path is None:
-        return versions.get(FIRST_VERSION) or next(iter(versions.values()))
+    asked = exchange.headers.get(VERSION_FIELDS[0])
+    if asked is None:
+        asked = exchange.headers.get(VERSION_FIELDS[1])
+    if in_path is None:
+        first = versions.get(FIRST_VERSION) or next(iter(versions.values()))
+        if asked is None:
+            return first
+        if len(versions) == 1 and next((route.service.is_verbatim for route in first), False):
+            return first  # what these fields mean is its own affair
     wanted = in_path if asked is None else asked.strip().removeprefix("v")
     if wanted not in versions or (in_path is not None and wanted != in_path):
         known = ", ".join(sorted(versions, key=int))

@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from urllib.parse import unquote
 
 from common.problems import BadRequest, NotImplementedProblem, Problem
@@ -35,6 +36,9 @@ _ABSOLUTE = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 # RFC 3986, 3.2.2: a registered name, an IPv4 address or a bracketed IPv6 address, then perhaps a port
 _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _TCHAR = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_PLAIN = re.compile(r"(?:/[\w~@$&+,=:-]+(?:\.[\w~@$&+,=:-]+)*)+/?", re.ASCII)  # decoded as it is, and read in one way
+_USUAL = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_SHORT = 160
 _CONVENTIONAL = re.compile(r"[^a-z#]{3,20}")  # what gunicorn lets through unless it is told to take any token
 
 
@@ -60,6 +64,7 @@ class Target:
     fault: Fault | None = None
     authority: str | None = None  # the host that an absolute form named, where the Host field named another
     is_server_wide: bool = False  # OPTIONS about the server as a whole (RFC 9112, 3.2.4)
+    is_plain: bool = False  # there is but one reading
 
     @property
     def raw(self) -> str:
@@ -84,6 +89,8 @@ def parse_target(method: str, raw: str, host: str | None) -> Target:
 
 def read_target(method: str, raw: str, host: str | None) -> Target:
     """The target of a request line, its fault noted. Raises nothing."""
+    if method in _USUAL and (plain := _plain_and_short(raw) if len(raw) <= _SHORT else _plain(raw)) is not None:
+        return plain
     faults = list(_faults_of_method(method))
     if raw == "*":
         faults.append(_fault("'OPTIONS *' is not offered here; ask about one path.", code="UNSUPPORTED_TARGET"))
@@ -107,10 +114,21 @@ def read_target(method: str, raw: str, host: str | None) -> Target:
     return Target(path, query if mark else None, decoded, _together(faults), authority, is_server_wide)
 
 
+def _plain(raw: str) -> Target | None:
+    """The target whose path is made of letters, digits and signs that mean nothing to anybody, None for others."""
+    path, mark, query = raw.partition("?")
+    if not _PLAIN.fullmatch(path) or _REFUSED_IN_QUERY.search(query):
+        return None
+    return Target(path, query if mark else None, tuple(path[1:].removesuffix("/").split("/")), is_plain=True)
+
+
+_plain_and_short = lru_cache(maxsize=2048)(_plain)
+
+
 def other_reading(target: Target) -> Target | None:
     """The target as the most forgiving server may read it; the same object where there is no other reading, None for
     what is no path any more."""
-    if not _DOUBTFUL.search(target.path):
+    if target.is_plain or not _DOUBTFUL.search(target.path):
         return target
     text, once = target.path, ""
     for _ in range(_DECODINGS):
@@ -206,6 +224,7 @@ def check_host(host: str | None, protocol: str) -> None:
         raise BadRequest("The request needs one well-formed Host field.", code="MALFORMED_HOST")
 
 
+@lru_cache(maxsize=1024)
 def is_host(text: str) -> bool:
     """Whether `text` is one well-formed host, with or without a port."""
     return _HOST.fullmatch(text) is not None
