@@ -13,6 +13,7 @@ ALSO = {
         "contract/test_explicit_and_configured_services_behave_alike.py",
         "integration/test_gateway_identity.py",
         "integration/test_gateway_limits.py",
+        "integration/test_gateway_parity.py",
         "integration/test_gateway_parser.py",
         "integration/test_gateway_targets.py",
         "integration/test_gateway_request_fields.py",

@@ -67,6 +67,7 @@ class Gateway:
         redis_url: str,
         env: Mapping[str, str] | None = None,
         services: str = SERVICES,
+        app: str = "gateway.wsgi:app",
     ) -> None:
         """`env` is laid over `PLENTY`; in `services`, {url} is the stub's and {closed_port} one nobody listens on."""
         directory.mkdir(parents=True, exist_ok=True)
@@ -86,7 +87,7 @@ class Gateway:
             **(env or {}),
         }
         self.process = Process.gunicorn(
-            "gateway.wsgi:app",
+            app,
             conf="gateway/gunicorn.conf.py",
             directory=directory,
             env=self.env,
