@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from flask import Flask, current_app, g, request
 
 from common.audit import ANONYMOUS, Entry, Outcome, Recorder, Unstorable, refusal
-from common.internal import Internal, InternalRefused
+from common.internal import InternalRefused, user_service
 from common.logs import current_request_id
 from common.masking import truncated_address
 from common.problems import Problem
@@ -22,9 +22,7 @@ _RECORDED = "audit_recorded"
 
 def remote_recorder(source: str, settings: IdentitySettings) -> Recorder:
     """A recorder whose entries user_service stores."""
-    internal = Internal(
-        settings.user_service_url, settings.effective_service_secret(), me=source, audience="user_service", timeout_s=5
-    )
+    internal = user_service(settings, me=source, timeout_s=5)
 
     def send(entries: Sequence[Entry]) -> None:
         try:

@@ -1,17 +1,23 @@
 """How one of our own processes asks another: JSON over HTTP, with a service token, below `/internal/`.
 
-No caller waits for these answers longer than is said; whoever asks decides what to do without one.
+No caller waits for these answers longer than is said; whoever asks decides what to do without one. A request that found
+its connection closed is sent again, so its effect must be the same if it arrives twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import requests
 
 from common import service_tokens
-from common.http import tuned_session
+from common.http import again_on_a_lost_connection, tuned_session
+from common.identity import ISSUER
+from common.logs import current_request_id
+
+if TYPE_CHECKING:
+    from common.settings import IdentitySettings
 
 Json = Mapping[str, object]
 
@@ -61,14 +67,19 @@ class Internal:
         timeout_s: float | None,
     ) -> Json:
         token = service_tokens.mint(self._secret, issuer=self._me, audience=self._audience)
+        headers = {"Authorization": f"Bearer {token}"}
+        if request_id := current_request_id():
+            headers["X-Request-ID"] = request_id
         try:
-            answer = self._session.request(
-                method,
-                self._base_url + path,
-                params=dict(query) if query else None,
-                json=dict(body) if body is not None else None,
-                headers={"Authorization": f"Bearer {token}"},
-                timeout=timeout_s or self._timeout_s,
+            answer = again_on_a_lost_connection(
+                lambda: self._session.request(
+                    method,
+                    self._base_url + path,
+                    params=dict(query) if query else None,
+                    json=dict(body) if body is not None else None,
+                    headers=headers,
+                    timeout=timeout_s or self._timeout_s,
+                )
             )
         except requests.RequestException as error:
             raise InternalUnavailable(type(error).__name__) from error
@@ -78,6 +89,12 @@ class Internal:
         if answer.status_code >= 400:
             raise InternalRefused(answer.status_code, str(document.get("code", "")))
         return document
+
+
+def user_service(settings: IdentitySettings, *, me: str, timeout_s: float = 2.0) -> Internal:
+    """For the component `me`."""
+    secret = settings.effective_service_secret()
+    return Internal(settings.user_service_url, secret, me=me, audience=ISSUER, timeout_s=timeout_s)
 
 
 def _object(answer: requests.Response) -> Json:

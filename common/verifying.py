@@ -8,10 +8,9 @@ from functools import partial
 import gevent
 from flask import Flask
 
-from common.identity import ISSUER
-from common.internal import Internal
+from common.internal import user_service
 from common.issuers import foreign_issuer
-from common.keys import MAX_AGE_S, JwkSetKeys, Keys, SharedSecret
+from common.keys import JwkSetKeys, Keys, SharedSecret
 from common.revocations import Revocations, Source, UserService
 from common.settings import IdentitySettings
 from common.tokens import Verifier
@@ -34,9 +33,8 @@ def verifier_of(
     Nothing is fetched before the first token, or `Verifier.start`.
     """
     foreign = [foreign_issuer(entry) for entry in settings.issuers()]
-    internal = Internal(settings.user_service_url, settings.effective_service_secret(), me=component, audience=ISSUER)
     revocations = Revocations(
-        source or UserService(internal),
+        source or UserService(user_service(settings, me=component)),
         lost=settings.revocations_lost,
         patience_s=settings.revocations_patience_s,
         tell=tell_revocations,
@@ -46,7 +44,7 @@ def verifier_of(
         keys or default_keys(settings),
         foreign=foreign,
         revoked=revocations,
-        max_age_s=min(settings.cache_auth_ttl, MAX_AGE_S) if keys else settings.cache_auth_ttl,
+        max_age_s=min(settings.cache_auth_ttl, settings.jwks_refresh_s) if keys else settings.cache_auth_ttl,
         tell=tell_cache,
     )
     verifier.in_background.append(revocations.start)

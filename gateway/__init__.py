@@ -10,7 +10,7 @@ import os
 from flask import Flask, request
 
 from common import logs, problems, tokens
-from common.internal import Internal
+from common.internal import user_service
 from common.settings import load
 from common.verifying import verifier_of
 from gateway import auditing, cli, limits, runtime, shared
@@ -82,7 +82,7 @@ def create_app(given: GatewaySettings | None = None) -> Flask:
     parts = Runtime(
         settings=chosen,
         verifier=verifier,
-        api_keys=ApiKeys(_user_service(chosen), verifier),
+        api_keys=ApiKeys(user_service(chosen, me=SOURCE), verifier),
         limits=limits.init_app(app, chosen, metrics),
         cache=CacheStore(shared.client(pool)),
         metrics=metrics,
@@ -114,9 +114,3 @@ def create_app(given: GatewaySettings | None = None) -> Flask:
     dispatcher = app.extensions[DISPATCHER] = Dispatcher(app, note)
     app.wsgi_app = Edge(app.wsgi_app, parts, dispatcher)
     return app
-
-
-def _user_service(chosen: GatewaySettings) -> Internal:
-    return Internal(
-        chosen.user_service_url, chosen.effective_service_secret(), me=SOURCE, audience="user_service", timeout_s=2
-    )
