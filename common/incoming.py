@@ -50,7 +50,7 @@ class Incoming(SocketUnreader):
         super().__init__(sock)
         self._pace, self._keepalive_s, self._clock = pace, keepalive_s, clock
         self._began = clock()
-        self._requests = 0
+        self.requests = 0  # how many heads were read or begun
         self._is_body = False
         self._head_ends: float | None = None  # None: not begun
         self._waited_s, self._taken = 0.0, 0
@@ -58,14 +58,18 @@ class Incoming(SocketUnreader):
     def await_request(self) -> None:
         """From now on the next request's head is read."""
         self._is_body = False
-        self._requests += 1
+        self.requests += 1
         self._head_ends = self._clock() + self._pace.head_s if self.buf.getbuffer().nbytes else None
         self.sock.settimeout(self._keepalive_s)
+
+    def take_ahead(self) -> bytes:
+        """What was received and not read, from now on the business of who asks."""
+        return self.take_buffered()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType] - newer
 
     @property
     def is_last(self) -> bool:
         """Whether the connection has had its share of requests or time with this one."""
-        return self._requests >= self._pace.requests or self._clock() - self._began >= self._pace.age_s
+        return self.requests >= self._pace.requests or self._clock() - self._began >= self._pace.age_s
 
     def await_body(self) -> None:
         """The head was whole."""

@@ -1,12 +1,9 @@
-"""The request and the answer of one exchange as gunicorn's worker has them, with what an intermediary wants besides.
+"""A request as gunicorn's parser reads it, with what an intermediary wants besides; and what our workers add to the
+WSGI environment, whichever way a request was read.
 
 A request remembers its header section as it stood on the wire: gunicorn writes names in capitals and drops those with
 an underscore, WSGI joins repeated fields. Its body can be read as it comes (`read1`), and a caller who waits for `100
 Continue` gets it when the application begins to read, not before: an application that refuses is not sent the body.
-
-An answer says nothing of what serves it: gunicorn's `Server` is never added. One that carries a `Date` of its own
-speaks for itself: its `Server` passes, and no other `Date` is added. An application may send interim answers (RFC 9110,
-15.2), and may end the connection by `Connection: close`.
 """
 
 # the stubs are older than gunicorn
@@ -16,29 +13,25 @@ speaks for itself: its `Server` passes, and no other `Date` is added. An applica
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from io import BytesIO
 from typing import Any, cast
 
-from gunicorn import util
-from gunicorn.http import message, wsgi
+from gunicorn.http import message
 from gunicorn.http.body import Body, ChunkedReader, LengthReader
-from gunicorn.http.errors import InvalidHeader, InvalidResponseHeader, UnsupportedTransferCoding
-
-from common.problems import status_line
+from gunicorn.http.errors import InvalidHeader, UnsupportedTransferCoding
 
 HEAD = "common.head"
 """Key of the WSGI environment: the request's header section as bytes, its lines as they came."""
 
 FIELDS = "common.fields"
-"""Key of the WSGI environment: the request's fields by lower-case name, repeated ones joined; not to be changed."""
+"""Key of the WSGI environment: the fields as a `Mapping` from names in small letters to values, repeated ones joined as
+in the environment. May be missing, and is shared by requests: nobody changes it."""
 
 TELL = "common.tell"
 """Key of the WSGI environment: a `Tell`."""
 
 Tell = Callable[[int, Iterable[tuple[str, str]]], None]
 """Sends the caller an interim answer of this status and fields. Raises `OSError` when the caller has gone."""
-
-CONTINUE = 100
-
 
 SINGLE = frozenset({"AUTHORIZATION", "PROXY-AUTHORIZATION"})
 """Fields that gunicorn lets a request repeat, and of which we and a service might each believe another one."""
@@ -90,6 +83,10 @@ class IncomingBody(Body):
 
     def read1(self, size: int) -> bytes:
         """What has come, at most `size` bytes; waits only while there is nothing. b"" at the end."""
+        if held := self.buf.getvalue():  # `readline` took more than its line
+            self.buf = BytesIO()
+            self.buf.write(held[size:])
+            return held[:size]
         return self._guarded(_read1_chunked if isinstance(self.reader, ChunkedReader) else _read1, self.reader, size)
 
     def _read_reader(self, size: int) -> bytes:
@@ -126,42 +123,3 @@ def _read1(reader: Any, size: int) -> bytes:
         piece = piece[:wanted]
     reader.length -= len(piece)
     return piece
-
-
-class Response(wsgi.Response):
-    """gunicorn's writer of answers."""
-
-    def __init__(self, req: message.Request, sock: Any, cfg: Any) -> None:
-        super().__init__(req, sock, cfg)
-        self._speaks_for_itself = False
-        self._body = cast("IncomingBody", req.body)
-        self._body.go_on = lambda: self.tell(CONTINUE, ())
-
-    def tell(self, status: int, fields: Iterable[tuple[str, str]]) -> None:
-        """Send an interim answer, unless the final one has begun or the caller speaks HTTP/1.0, which knows none."""
-        if status == CONTINUE:
-            self._body.is_awaited = False
-        if self.headers_sent or self.req.version == (1, 0):
-            return
-        lines = [f"HTTP/1.1 {status_line(status)}", *(f"{name}: {value}" for name, value in fields), "", ""]
-        util.write(self.sock, "\r\n".join(lines).encode("latin-1"))
-
-    def process_headers(self, headers: Iterable[tuple[str, str]]) -> None:
-        fields = list(headers)
-        self._speaks_for_itself = any(name.lower() == "date" for name, _ in fields)
-        if any(name.lower() == "connection" and value.lower() == "close" for name, value in fields):
-            self.force_close()
-        for name, value in fields:
-            if not (self._speaks_for_itself and name.lower() in ("date", "server")):
-                super().process_headers([(name, value)])
-            elif wsgi.HEADER_VALUE_RE.fullmatch(value):
-                self.headers.append((name, value))
-            else:
-                raise InvalidResponseHeader(name)
-
-    def default_headers(self) -> list[str]:
-        if self._body.is_awaited:  # and so may send it or not: what follows could be either
-            self.force_close()
-        lines: list[str] = super().default_headers()
-        added = ("Server:", "Date:") if self._speaks_for_itself else "Server:"
-        return [line for line in lines if not line.startswith(added)]

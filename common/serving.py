@@ -34,6 +34,13 @@ PARSER: Mapping[str, str | int] = {
 """Which requests gunicorn reads, and how."""
 
 
+WORKERS: Mapping[str, str] = {
+    "fast": "common.fast_worker.FastWorker",
+    "stock": "common.worker.ProblemWorker",
+}
+"""By the setting."""
+
+
 class Process(Protocol):
     """What `common_settings` needs to know of a component's settings."""
 
@@ -55,6 +62,8 @@ class Process(Protocol):
     def max_connections(self) -> int: ...
     @property
     def workers(self) -> int | None: ...
+    @property
+    def worker(self) -> str: ...
 
 
 def gunicorn_settings(
@@ -74,7 +83,7 @@ def gunicorn_settings(
     return {
         "bind": bind,
         "proc_name": component,
-        "worker_class": "common.worker.ProblemWorker",
+        "worker_class": WORKERS[settings.worker],
         "workers": settings.workers or usable_cores(),
         "preload_app": True,  # workers share the master's memory; new code wants a restart, HUP only renews workers
         "when_ready": _share_memory,

@@ -98,6 +98,10 @@ class Settings(BaseSettings):
         le=100_000,
         description="Callers' connections at once, for each worker and listener; beyond them the longest idle ends.",
     )
+    worker: Literal["fast", "stock"] = Field(
+        "fast",
+        description="`stock` reads every request with gunicorn's own parser; `fast` only those that are unusual.",
+    )
     debug: bool = Field(False, description="Logs more; never changes what a caller is told. Refused in production.")
     demo_data: bool = Field(
         False,

@@ -13,11 +13,11 @@ only hold connections would keep everybody out, health checks first.
 from __future__ import annotations
 
 import errno
+import math
 import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
 from typing import Any, ClassVar, TypeAlias, cast
 
 import gevent
@@ -27,9 +27,10 @@ from gunicorn.http import errors, wsgi
 from gunicorn.workers.ggevent import GeventWorker
 
 from common import problems
+from common.answers import Response
 from common.incoming import Incoming, Pace
 from common.logs import new_request_id
-from common.messages import HEAD, TELL, IncomingBody, Request, Response
+from common.messages import HEAD, TELL, IncomingBody, Request
 from common.refusals import parser_problem, written
 from common.tls import Renewing
 
@@ -41,8 +42,8 @@ IDLE_GRACE_S = 2.0
 
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 
-Connection: TypeAlias = "gevent.Greenlet[..., object]"
-"""One greenlet serves one connection."""
+Environ: TypeAlias = dict[str, Any]
+"""WSGI's."""
 
 
 class _Ended(BaseException):
@@ -98,24 +99,26 @@ class ProblemWorker(GeventWorker):
         return secured
 
     def _serve(self, listener: Any, client: socket.socket, addr: Any) -> None:
-        name = listener.getsockname()
-        incoming = Incoming(client, self.pace, self.cfg.keepalive)
-        request = None
         try:
-            while True:
-                request = None
-                request = self._next_request(listener, incoming, addr)
-                self.handle_request(name, request, client, addr)
+            self._exchange(listener, client, addr)
         except (OSError, StopIteration, errors.NoMoreData, _Ended):
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, the caller is told
-            self.handle_error(request, client, addr, error)
+            self.handle_error(None, client, addr, error)
+
+    def _exchange(self, listener: Any, client: socket.socket, addr: Any) -> None:
+        """Requests and answers in turn. Raises `StopIteration` at the end."""
+        name = listener.getsockname()
+        incoming = Incoming(client, self.pace, self.cfg.keepalive)
+        while True:
+            request = self._next_request(listener, incoming, addr)
+            self.handle_request(name, request, client, addr)
 
     def _next_request(self, listener: Any, incoming: Incoming, addr: Any) -> Request:
-        """Raises `StopIteration` when no other comes."""
-        greenlet = cast("Connection", gevent.getcurrent())
+        """As gunicorn's parser reads it. Raises `StopIteration` when no other comes."""
+        greenlet = gevent.getcurrent()
         incoming.await_request()
-        self._waiting[greenlet] = listener
+        self._waiting[greenlet] = listener, math.inf  # `incoming` sees to its time
         try:
             request = Request(self.cfg, incoming, addr)
         finally:
@@ -129,39 +132,42 @@ class ProblemWorker(GeventWorker):
         self, listener_name: Any, req: Any, sock: socket.socket, addr: Any
     ) -> None:
         """Answer one request. Raises `StopIteration` when the connection is to be closed."""
-        try:
-            is_last = self._answer(listener_name, req, sock, addr)
-        except TimeoutError as error:
-            raise ConnectionResetError(errno.ECONNRESET, "the caller paused for too long") from error
-        if is_last or req.body.failed:
-            if not req.body.is_at_end:
-                _linger(sock)
-            raise StopIteration
-        if not req.body.is_at_end and not _discard(req.body, self.cfg.keepalive):
-            raise StopIteration
-
-    def _answer(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> bool:
-        """As gunicorn does, with our `Response` and without what we don't use. Whether the connection ends with it."""
-        response, environ = wsgi.create(
-            req,
-            sock,
-            addr,
-            listener_name,
-            self.cfg,
-            response_class=Response,  # pyright: ignore[reportCallIssue] - newer
-        )
+        create = cast("Callable[..., tuple[Response, Environ]]", wsgi.create)  # the stubs are older than gunicorn
+        response, environ = create(req, sock, addr, listener_name, self.cfg, response_class=Response.to)
         environ |= {"wsgi.multithread": True, HEAD: req.head, TELL: response.tell}
         if isinstance(sock, ssl.SSLSocket):
             environ["wsgi.url_scheme"] = "https"  # gunicorn knows only of TLS on all listeners
+        self._finish(self._answer(environ, response, sock), req.body, sock)
+
+    def _finish(self, is_last: bool, body: IncomingBody, sock: socket.socket) -> None:
+        """Find the place where the next request begins. Raises `StopIteration` when there is to be none."""
+        if is_last or body.failed:
+            if not body.is_at_end:
+                _linger(sock)
+            raise StopIteration
+        if not body.is_at_end and not _discard(body, self.cfg.keepalive):
+            raise StopIteration
+
+    def _answer(self, environ: Environ, response: Response, sock: socket.socket) -> bool:
+        """What the application answers, sent. Whether the connection ends with it."""
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
         if not self.alive:
             response.force_close()
         try:
-            with ExitStack() as ending:
-                pieces: Iterable[bytes] = self.wsgi(environ, response.start_response)
-                ending.callback(getattr(pieces, "close", _nothing))
+            pieces: Iterable[bytes] = self.wsgi(environ, response.start_response)
+            try:
                 for piece in pieces:
                     response.write(piece)
                 response.close()
+            finally:
+                close = getattr(pieces, "close", None)
+                if close is not None:
+                    close()
+        except TimeoutError as error:
+            raise ConnectionResetError(errno.ECONNRESET, "the caller paused for too long") from error
         except OSError:
             raise
         except (Exception, SystemExit):
@@ -174,7 +180,8 @@ class ProblemWorker(GeventWorker):
 
     def init_process(self) -> None:
         self._open: Counter[object] = Counter()  # connections by listener
-        self._waiting: dict[Connection, object] = {}  # those that wait for a request, the longest first; the listener
+        self._waiting: dict[object, tuple[object, float]] = {}
+        """Greenlets whose connections wait for a request, the longest first: its listener, and until when."""
         super().init_process()
 
     def run(self) -> None:
@@ -182,7 +189,7 @@ class ProblemWorker(GeventWorker):
         super().run()
 
     def _end_longest_waiting(self, listener: object) -> None:
-        longest = next((each for each, of in self._waiting.items() if of is listener), None)
+        longest = next((each for each, (of, _) in self._waiting.items() if of is listener), None)
         if longest is not None:
             gevent.get_hub().loop.run_callback(self._end, longest)
 
@@ -191,13 +198,17 @@ class ProblemWorker(GeventWorker):
             gevent.sleep(0.1)
         gevent.sleep(IDLE_GRACE_S)
         while True:
-            for greenlet in list(self._waiting):
-                gevent.get_hub().loop.run_callback(self._end, greenlet)
+            self._end_waiting_until(math.inf)
             gevent.sleep(0.1)
 
-    def _end(self, greenlet: Connection) -> None:
+    def _end_waiting_until(self, now: float) -> None:
+        for greenlet, (_, until) in list(self._waiting.items()):
+            if until <= now:
+                gevent.get_hub().loop.run_callback(self._end, greenlet, now)
+
+    def _end(self, greenlet: Any, now: float = math.inf) -> None:
         """Runs in the hub, so that nothing can come between the look and the throw."""
-        if greenlet in self._waiting:
+        if greenlet in self._waiting and self._waiting[greenlet][1] <= now:
             greenlet.throw(_Ended)
 
     def handle_error(self, req: object, client: socket.socket, addr: object, exc: BaseException) -> None:
@@ -215,10 +226,6 @@ class ProblemWorker(GeventWorker):
             _linger(client)
         except OSError:
             pass  # the caller has gone; nobody is left to tell
-
-
-def _nothing() -> None:
-    pass
 
 
 def _discard(body: IncomingBody, seconds: float) -> bool:

@@ -14,7 +14,8 @@ from gunicorn.config import Config
 from gunicorn.http import errors, wsgi
 from gunicorn.http.unreader import IterUnreader
 
-from common.messages import HEAD, TELL, Request, Response
+from common.answers import Response
+from common.messages import HEAD, TELL, Request
 from common.problems import BadRequest
 from common.serving import PARSER
 from common.tokens import Identity
@@ -75,7 +76,7 @@ def environ_of(rehearsal: Rehearsal, settings: GatewaySettings) -> WSGIEnvironme
     make = cast("Callable[..., tuple[Response, WSGIEnvironment]]", wsgi.create)  # the stubs are older than gunicorn
     try:
         read = Request(config, IterUnreader([_raw(rehearsal)]), peer)
-        response, environ = make(read, None, peer, (HOST, port), config, response_class=Response)
+        response, environ = make(read, None, peer, (HOST, port), config, response_class=Response.to)
     except (errors.ParseException, errors.NoMoreData) as error:
         raise parser_problem(error) from error
     environ |= {"wsgi.multithread": True, HEAD: read.head, TELL: response.tell}
