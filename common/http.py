@@ -6,10 +6,10 @@ from collections.abc import Callable
 from http.cookiejar import DefaultCookiePolicy
 
 import requests
-from requests.adapters import HTTPAdapter
+from requests.adapters import BaseAdapter, HTTPAdapter
 
 
-def tuned_session(*, pool_size: int, adapter: HTTPAdapter | None = None) -> requests.Session:
+def tuned_session(*, pool_size: int, adapter: BaseAdapter | None = None) -> requests.Session:
     """A session that many greenlets may share: nothing is remembered between calls but connections.
 
     Callers pass `timeout=` each time; there is no default in requests.

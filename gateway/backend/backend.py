@@ -149,10 +149,7 @@ class Backend:
 
     def _ask(self, call: Call, tries: Tries) -> Answer:
         """One try, or two beside each other. Raises `TryFailed`, `BreakerOpen` and the problem if there is nobody."""
-        candidates = electable(tries.candidates(self._admitting()), time.monotonic())
-        if not candidates:
-            raise self._nobody()
-        first = self._pick(candidates, call.key)
+        first = self._first(call, tries)
         if self._hedges is None or tries.made or not self._hedges.wants(call):
             return self._try(first, call, tries)
 
@@ -163,6 +160,23 @@ class Backend:
             return None if chosen is None else lambda: self._try(chosen, call, tries)
 
         return self._hedges.ask(call, lambda: self._try(first, call, tries), second)
+
+    def _first(self, call: Call, tries: Tries) -> Instance:
+        """Who is asked next. Raises the problem if there is nobody."""
+        now = time.monotonic()
+        if not tries.made and self._are_all_ready(now):
+            return self._balancer.pick(self.instances, call.key)
+        candidates = electable(tries.candidates(self._admitting()), now)
+        if not candidates:
+            raise self._nobody()
+        return self._pick(candidates, call.key)
+
+    def _are_all_ready(self, now: float) -> bool:
+        """The usual case, in which nothing but the balancer decides."""
+        for instance in self.instances:
+            if not instance.is_ready(now):
+                return False
+        return bool(self.instances)
 
     def _pick(self, candidates: list[Instance], key: str) -> Instance:
         with_place = [instance for instance in candidates if instance.has_place]

@@ -4,7 +4,7 @@ States: *closed* lets everything through and counts failures in a row; at the th
 for the recovery time; then it is *half-open* and one request, the trial, may pass: success closes it, failure opens it
 again.
 
-pybreaker's own `call()` holds its lock while the call runs, which would serialise all greenlets, so `calling()` is
+pybreaker's own `call()` holds its lock while the call runs, which would serialise all greenlets, so its `calling()` is
 used; and in half-open that lets everybody through, so a semaphore with one permit stands before it.
 
 What a worker finds out, the others of its host `learn`: that it is open, and for how long yet, or closed. Each makes
@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
+from types import TracebackType
 from typing import Any
 
 import pybreaker
@@ -50,6 +51,7 @@ class Breaker:
 
     def __init__(self, service: str, instance: str, metrics: Metrics, *, failures: int, recovery_s: float) -> None:
         self._trial = BoundedSemaphore(1)
+        self._while_closed = _WhileClosed(self)
         self._counts = counts = _Counts(pybreaker.STATE_CLOSED)
         self._announcer = _Announcer(service, instance, metrics, self._changed)
         self.tell: Callable[[str, float], None] = _nobody
@@ -77,9 +79,9 @@ class Breaker:
     @property
     def admits(self) -> bool:
         """Whether a call would be let through just now."""
-        state = self._breaker.current_state
-        if state == pybreaker.STATE_CLOSED:
+        if self._counts.is_closed:
             return True
+        state = self._breaker.current_state
         return not self._trial.locked() and (state == pybreaker.STATE_HALF_OPEN or self._time_left_s() <= 0)
 
     @property
@@ -108,14 +110,29 @@ class Breaker:
                 self._breaker.open()
                 self._counts.opened_ago(max(0.0, self._recovery_s - left_s))
 
-    @contextmanager
-    def calling(self) -> Generator[None]:
+    @property
+    def is_closed(self) -> bool:
+        return self._counts.is_closed
+
+    def calling(self) -> AbstractContextManager[None]:
         """Around one call: an exception that leaves the block is a failure, but for those that say nothing about the
         instance (`says_nothing`). Raises `BreakerOpen`."""
-        if self._breaker.current_state == pybreaker.STATE_CLOSED:
-            with self._breaker.calling():
-                yield
-            return
+        return self._while_closed if self._counts.is_closed else self._trying()
+
+    def succeeded(self) -> None:
+        """A call that began while it was closed has succeeded."""
+        if self._counts.counter:
+            self._counts.reset_counter()
+
+    def failed(self, error: BaseException) -> None:
+        """A call that began while it was closed has failed; where it has opened since then, that is no news."""
+        if self._counts.is_closed and not says_nothing(error):
+            permit = self._breaker.calling()
+            permit.__enter__()
+            permit.__exit__(type(error), error, error.__traceback__)
+
+    @contextmanager
+    def _trying(self) -> Generator[None]:
         if not self._trial.acquire(blocking=False):
             raise BreakerOpen(1)
         try:
@@ -141,6 +158,25 @@ class Breaker:
         return self._recovery_s - elapsed_s
 
 
+class _WhileClosed:
+    """Around a call while the breaker is closed, which is nearly always: pybreaker hears of it only if it fails. One
+    for all such calls, for it remembers nothing."""
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._breaker.succeeded()
+        else:
+            self._breaker.failed(error)
+
+
 @contextmanager
 def _entered(permit: Any) -> Generator[None]:
     """A `with` for a context manager whose `__enter__` was called already."""
@@ -162,11 +198,17 @@ class _Counts(pybreaker.CircuitMemoryStorage, pybreaker.CircuitBreakerListener):
     """The counts of failures. pybreaker takes what is excluded for a success, so that a caller who tears its body could
     close the breaker of a dead instance; here it is neither."""
 
+    is_closed = True
     _is_silent = False  # from the verdict to `success`, which follows without a switch of greenlets
 
     def is_silent_about(self, error: BaseException) -> bool:
         self._is_silent = says_nothing(error)
         return self._is_silent
+
+    @pybreaker.CircuitMemoryStorage.state.setter
+    def state(self, state: str) -> None:
+        self._state = state
+        self.is_closed = state == pybreaker.STATE_CLOSED
 
     @pybreaker.CircuitMemoryStorage.opened_at.setter
     def opened_at(self, datetime: datetime) -> None:

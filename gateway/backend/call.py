@@ -9,7 +9,7 @@ from gateway.body import Body
 from gateway.services_file import Priority
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """One request on its way to a service. `key` is what the `hash` balancer goes by."""
 

@@ -1,181 +1,225 @@
-"""One connection to an instance: HTTP/1.1 by http.client and urllib3, which are kept from mending what passes.
+"""A connection to an instance: bytes in and out, for greenlets, with as little around the system calls as can be.
 
-What goes out is what `OutgoingHeaders` say: the target byte for byte, the fields in their order, the body. One that
-streams is sent by a greenlet of its own, see `sending`; any other one is sent first. What comes in is read strictly:
-interim answers are passed on to the caller of a verbatim service and skipped for others, a head that is torn or
-malformed is refused.
+One greenlet reads and one may send beside it. The socket's readiness is watched by one watcher for as long as the
+connection lives, so that neither a watcher nor a change of the kernel's set is needed for each wait:
+
+    somebody reads        it is switched to; first the wait, then the call, for an answer is never there already
+    in use, nobody reads  the watcher rests until the next read: the kernel holds back who sends too fast
+    idle in its pool      whatever comes now, be it the end, is nothing that anybody waits for: `on_news`
 """
 
 from __future__ import annotations
 
-import http.client
-import re
+import math
 import socket
 import ssl
-from collections.abc import Iterable
-from email.errors import FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect
-from functools import partial
-from typing import IO, Any, cast
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
 
-from urllib3 import HTTPHeaderDict, HTTPResponse
-from urllib3.connection import HTTPConnection, HTTPSConnection, _ResponseOptions  # pyright: ignore[reportPrivateUsage]
+from gevent import get_hub, getcurrent
+from gevent.lock import BoundedSemaphore
+from gevent.socket import wait_write
+from greenlet import greenlet
 
-from common.tls import CertificateFault, Renewing
-from gateway.backend.sending import PIECE_BYTES, Sending
-from gateway.body import Body, CallerGone
-from gateway.headers import interim_fields
+from gateway.backend.alarms import alarms
+from gateway.backend.parsing import AnswerParser
 
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # folded lines too (RFC 9112, 5.2)
-_MALFORMED = (FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect)
+PIECE_BYTES = 64 << 10
 
 
-class OutgoingHeaders(HTTPHeaderDict):
-    """The fields of one request, in their order, with the raw target and the body that go with them."""
+class Connection:
+    """Belongs to the request that has taken it from the pool, or made it."""
 
-    def __init__(self, pairs: Iterable[tuple[str, str]], target: str, body: Body) -> None:
-        self.pairs = list(pairs)
-        super().__init__(self.pairs)
-        self.target, self.body = target, body
+    def __init__(self, connected: socket.socket) -> None:
+        """`connected` does not block."""
+        self._socket = connected
+        self._hub = hub = get_hub()
+        self._alarms = alarms()
+        self._reader: greenlet | None = None  # while it waits
+        self._error: Exception | None = None
+        self._patience_s = math.inf
+        self.rings_at = math.inf
+        self.is_closed = False
+        self.on_news: Callable[[Connection], None] | None = None
+        """Told of anything that comes while nobody uses the connection."""
+        self.answers = AnswerParser()
+        self.made_at = self.idle_since = monotonic()
+        self._readable = hub.loop.io(connected.fileno(), 1)
+        self._watch()
 
-    def copy(self) -> OutgoingHeaders:
-        return self  # urllib3 copies before each request; nothing changes these
-
-
-class _Lines:
-    """A response's file while its head is read: remembers whether the last line was the empty one or the end."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.last = b""
-
-    def readline(self, limit: int) -> bytes:
-        self.last = self.file.readline(limit)
-        return self.last
-
-    def close(self) -> None:
-        self.file.close()
-
-
-class _FinalResponse(http.client.HTTPResponse):
-    """Reads past interim answers, whatever their number says. Raises `HTTPException` for a head that is not whole."""
-
-    def __init__(self, *args: Any, body: Body, sending: Sending | None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._request_body, self._sending = body, sending
-
-    def begin(self) -> None:
-        if cast("object", self.headers) is not None:
-            return  # begun already
-        lines = _Lines(self.fp)
-        self.fp = cast("Any", lines)
+    @property
+    def has_news(self) -> bool:
+        """Whether something came that the event loop has not told yet; asks the kernel."""
         try:
-            super().begin()
-        finally:
-            self.fp = self.fp and cast("Any", lines.file)  # None: closed
-        if not lines.last or any(isinstance(defect, _MALFORMED) for defect in self.msg.defects):
-            raise http.client.HTTPException("the head is torn or malformed")
-        _check_fields(self.msg)
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
 
-    def _read_status(self) -> tuple[str, int, str]:
+    def receive(self) -> bytes:
+        """What has come, after a wait for it; b"" at the end. Raises `TimeoutError` when nothing comes for as long as
+        `be_patient` says, what `interrupt` was given, and `OSError`."""
         while True:
-            version, status, reason = super()._read_status()  # pyright: ignore[reportAttributeAccessIssue] - CPython's
-            if not 100 <= status < 200 or status == 101:
-                return version, status, reason
-            self._pass_on(status, http.client.parse_headers(self.fp))
-
-    def _pass_on(self, status: int, fields: http.client.HTTPMessage) -> None:
-        _check_fields(fields)
-        if self._request_body.is_verbatim and self._request_body.tell is not None:
+            self._wait()
             try:
-                self._request_body.tell(status, interim_fields(fields.items()))
-            except OSError as error:
-                raise CallerGone("nobody hears the interim answer") from error
-        if self._sending is not None:
-            if status == 100:
-                self._sending.let_go()
-            self._sending.wait()
+                return self._socket.recv(PIECE_BYTES)
+            except BlockingIOError:
+                continue
 
+    def send(self, data: bytes) -> int:
+        """Send what the kernel takes at once. Returns how many bytes it took."""
+        return self._put(data)
 
-def _check_fields(fields: http.client.HTTPMessage) -> None:
-    if not all(_NAME.fullmatch(name) and not _CONTROL.search(value) for name, value in fields.items()):
-        raise http.client.HTTPException("a field that is not one")
+    def send_all(self, data: bytes, timeout_s: float) -> None:
+        """Raises `TimeoutError` when the other end takes nothing for so long, and `OSError`."""
+        self._put_all(data, timeout_s)
 
+    def be_patient(self, patience_s: float) -> None:
+        """Each wait for something to read may take so long from now on, also one under way."""
+        self._patience_s = patience_s
+        if self._reader is not None:
+            self._alarms.cancel(self)
+            self._set_alarm()
 
-class RawConnection(HTTPConnection):
-    """Sends the target, the fields and the body of `OutgoingHeaders` as they are."""
+    def interrupt(self, error: Exception) -> None:
+        """Whoever reads, now or later, gets `error` instead. Does not switch."""
+        self._error = error
+        self._hub.loop.run_callback(self._wake)
 
-    _sending: Sending | None = None
+    def rest(self, on_news: Callable[[Connection], None]) -> None:
+        """Nobody uses it from now on."""
+        self.on_news = on_news
+        if not self._is_watched:
+            self._watch()
 
-    def request(self, method: str, url: str, body: object = None, headers: object = None, **options: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] - urllib3 calls it by these names
-        """Send the head and the body, or begin to send a body that streams."""
-        outgoing = cast("OutgoingHeaders", headers)
-        if self.sock is not None:
-            self.sock.settimeout(self.timeout)
-        options.pop("chunked")
-        self._response_options = _ResponseOptions(method, url, **options)
-        self.putrequest(method, outgoing.target, skip_host="Host" in outgoing, skip_accept_encoding=True)
-        for name, value in outgoing.pairs:
-            self.putheader(name, value)
-        self.endheaders()
-        if outgoing.body.streams:
-            self._sending = Sending(cast("socket.socket", self.sock), outgoing.body, is_held="Expect" in outgoing)
-        elif outgoing.body.length:
-            while piece := outgoing.body.read(PIECE_BYTES):
-                self.send(piece)
-        self.response_class = cast("Any", partial(_FinalResponse, body=outgoing.body, sending=self._sending))
-
-    def getresponse(self) -> HTTPResponse:
-        sending, self._sending = self._sending, None  # else an answer that ends the connection would end it, too
-        if sending is None:
-            return super().getresponse()
-        self.sock.settimeout(self.timeout)
-        try:
-            sending.wait()
-            response = super().getresponse()
-        except BaseException:
-            sending.stop()
-            sending.check()  # whose fault it was
-            raise
-        if sending.is_held:  # this answer came instead of "100 Continue"
-            sending.stop()
-        self._sending = sending
-        return response
-
-    def end_sending(self) -> None:
-        """The answer is whole, or nobody reads on."""
-        if self._sending is not None and not self._sending.stop():
-            self.close()
-        self._sending = None
+    def shut(self) -> None:
+        """Nothing comes or goes any more, and the other end sees that at once. `close` is still wanted."""
+        with suppress(OSError):  # it is over already
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        if self._sending is not None:
-            self._sending.stop()
-        super().close()
+        if not self.is_closed:
+            self.is_closed = True
+            self._readable.stop()
+            self._readable.close()
+            self._socket.close()
 
+    def ring(self) -> None:
+        """For `alarms`: nothing came in time."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.throw(TimeoutError("nothing came in time"))
 
-class HandshakeFailed(ssl.SSLError):
-    """TLS did not come about: the instance is not whom we trust, or does not trust us. It got none of the request."""
+    def _watch(self) -> None:
+        self._is_watched = True
+        self._readable.start(self._is_readable)
 
-
-class RawTLSConnection(RawConnection, HTTPSConnection):
-    """As `RawConnection`, over TLS with whom `trust` says. Set before the first use."""
-
-    trust: Renewing
-
-    def connect(self) -> None:
-        """Raises `HandshakeFailed`."""
+    def _wait(self) -> None:
+        """Until something can be read, or has been for a moment."""
+        if self._error is not None:
+            raise self._error
+        if not self._is_watched:
+            self._watch()
+        self._reader = getcurrent()
+        self._set_alarm()
         try:
-            self.ssl_context = self.trust.context()
-            super().connect()
-        except (ssl.SSLError, CertificateFault, ConnectionError) as error:
-            raise HandshakeFailed(_reason(error)) from error
+            self._hub.switch()
+        finally:
+            self._reader = None
+            self._alarms.cancel(self)
+        if self._error is not None:
+            raise self._error
+
+    def _set_alarm(self) -> None:
+        if self._patience_s != math.inf:
+            self.rings_at = monotonic() + self._patience_s
+            self._alarms.set(self)
+
+    def _put(self, data: bytes | memoryview) -> int:
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+
+    def _put_all(self, data: bytes, timeout_s: float) -> None:
+        rest = memoryview(data)
+        while rest:
+            if not (sent := self._put(rest)):
+                patience_s = None if timeout_s == math.inf else timeout_s
+                wait_write(self._socket.fileno(), patience_s, TimeoutError("nothing was taken in time"))
+            rest = rest[sent:]
+
+    def _is_readable(self) -> None:
+        if self._reader is not None:
+            self._wake()
+        elif self.on_news is not None:
+            self.on_news(self)
+        else:
+            self._readable.stop()
+            self._is_watched = False
+
+    def _wake(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.switch()
 
 
-def _reason(error: Exception) -> str:
-    """What was wrong, in the library's short words: `certificate has expired`, `Hostname mismatch`."""
-    if isinstance(error, CertificateFault):
-        return f"our {error.part}: {error.words}"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message.partition(",")[0]
-    return str(getattr(error, "reason", "") or type(error).__name__).replace("_", " ").lower()
+class SecureConnection(Connection):
+    """The same through TLS, which is worked out in memory: the sockets, the waits and the deadlines are the same, and
+    what comes counts only when it is the instance's word (it may be the protocol's own)."""
+
+    def __init__(self, connected: socket.socket, context: ssl.SSLContext, server_name: str) -> None:
+        """`handshake` is still wanted."""
+        self._came, self._goes = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._sending = BoundedSemaphore(1)
+        self._tls = context.wrap_bio(self._came, self._goes, server_hostname=server_name)
+        super().__init__(connected)
+
+    def handshake(self, timeout_s: float) -> None:
+        """Raises `ssl.SSLError`, `TimeoutError` and `OSError`."""
+        ends_at = monotonic() + timeout_s
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self._flush(timeout_s)
+                self.be_patient(max(0.0, ends_at - monotonic()))
+                self._take_in()
+            except ssl.SSLError:
+                self._flush(timeout_s)  # the other end is told why
+                raise
+            else:
+                return self._flush(timeout_s)
+
+    def receive(self) -> bytes:
+        while True:
+            try:
+                return self._tls.read(PIECE_BYTES)
+            except ssl.SSLWantReadError:
+                if not self._sending.locked():  # else it is taken along; who only reads must not wait for it
+                    self._flush(self._patience_s)  # an answer to what came just now
+                self._take_in()
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return b""
+
+    def send(self, data: bytes) -> int:
+        """All of it, as far as the caller is concerned: what is enciphered can't be taken back."""
+        self.send_all(data, self._patience_s)
+        return len(data)
+
+    def send_all(self, data: bytes, timeout_s: float) -> None:
+        self._tls.write(data)
+        self._flush(timeout_s)
+
+    def _take_in(self) -> None:
+        if came := super().receive():
+            self._came.write(came)
+        else:
+            self._came.write_eof()
+
+    def _flush(self, timeout_s: float) -> None:
+        with self._sending:
+            self._put_all(self._goes.read(), timeout_s)

@@ -26,9 +26,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Literal, Self
 
-from gevent import Timeout, getcurrent
+from gevent import getcurrent
 from greenlet import greenlet
 
+from gateway.backend.alarms import alarms
 from gateway.body import Reader
 
 LEAST_S = 0.001
@@ -41,15 +42,8 @@ class OutOfTime(Exception):
     """The time of a try is over. What it was doing was broken off."""
 
 
-class _TryOver(Timeout):
-    """Thrown into the greenlet of a try when its time is over; it may be another greenlet that starts the timer."""
-
-    def __init__(self, seconds: float, greenlet: greenlet) -> None:
-        super().__init__(seconds)
-        self._greenlet = greenlet
-
-    def _on_expiration(self, prev_greenlet: greenlet, ex: BaseException) -> None:
-        self._greenlet.throw(ex)
+class _TryOver(BaseException):
+    """Thrown into the greenlet of a try when its time is over."""
 
 
 class WishOver(_TryOver):
@@ -106,7 +100,8 @@ class Limit:
         self._try_timeout_s = try_timeout_s
         self._began = self._ends_at = 0.0  # by the service's own times
         self._greenlet: greenlet | None = None  # while it is inside
-        self._timer: Timeout | None = None
+        self._thrown: BaseException | None = None
+        self.rings_at = math.inf
         self.given_s = 0.0
 
     @property
@@ -135,7 +130,7 @@ class Limit:
         if self.given_s < LEAST_S:
             raise OutOfTime
         self._greenlet = getcurrent()
-        self._start(self._greenlet)
+        self._set_alarm(self.given_s)
         return self
 
     def __exit__(
@@ -143,24 +138,27 @@ class Limit:
     ) -> Literal[False]:
         self.suspend()
         self._greenlet = None
-        if error is not None and error is self._timer:
+        if error is not None and error is self._thrown:
             raise OutOfTime from None
         return False
 
     def suspend(self) -> None:
-        if self._timer is not None:
-            self._timer.close()
+        alarms().cancel(self)
 
     def resume(self, waited_s: float) -> None:
         if self._greenlet is not None:
             self._ends_at += waited_s
-            self._start(self._greenlet)
+            self._set_alarm(min(self._ends_at, self._countdown.wish_ends_at) - self._countdown.clock())
 
-    def _start(self, greenlet: greenlet) -> None:
-        kind = WishOver if self.is_by_wish else _TryOver
-        ends_at = min(self._ends_at, self._countdown.wish_ends_at)
-        self._timer = kind(max(0.0, ends_at - self._countdown.clock()), greenlet)
-        self._timer.start()
+    def ring(self) -> None:
+        """For `alarms`."""
+        if self._greenlet is not None:
+            self._thrown = WishOver() if self.is_by_wish else _TryOver()
+            self._greenlet.throw(self._thrown)
+
+    def _set_alarm(self, left_s: float) -> None:
+        self.rings_at = time.monotonic() + left_s
+        alarms().set(self)
 
 
 class _Waiting:

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from operator import attrgetter
-from typing import TypeVar
+from typing import cast
 
-import requests
 import structlog
 from gevent import GreenletExit
 from gevent.lock import BoundedSemaphore
 from requests.exceptions import ConnectionError as NoConnection
 from requests.exceptions import ConnectTimeout, ReadTimeout, RequestException
-from urllib3 import HTTPResponse
-from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, ReadTimeoutError
 
 from common import deadlines
 from common.http import tuned_session
@@ -29,13 +26,12 @@ from common.tls import trusting
 from gateway.backend.balancing import PeakEwma
 from gateway.backend.breaker import Breaker, NoVerdict
 from gateway.backend.call import Call
-from gateway.backend.connection import HandshakeFailed
 from gateway.backend.countdown import Limit, OutOfTime
+from gateway.backend.dialling import HandshakeFailed, Unreachable
 from gateway.backend.fitness import Fitness
 from gateway.backend.retries import Failure
 from gateway.backend.standing import Standing
-from gateway.backend.transport import DoubtfulFraming, RawTargetAdapter, discard, fields_of, prepare, raw_answer
-from gateway.body import CallerGone
+from gateway.backend.transport import Incoming, Outgoing, RawTargetAdapter
 from gateway.exchange import Answer
 from gateway.observability.metrics import Metrics
 from gateway.services import Service
@@ -43,11 +39,9 @@ from gateway.settings import GatewaySettings
 
 log = structlog.get_logger("backend")
 
-E = TypeVar("E", bound=BaseException)
-
 PLACE_WAIT_S = 2.0
 BUFFERED_BYTES = 64 << 10
-PIECE_BYTES = 64 << 10
+_NO_BREAKER = nullcontext()
 _rules = attrgetter(
     "key", "tls", "breaker", "connect_timeout_s", "try_timeout_s", "is_buffered", "check", "ejection", "slow_start_s"
 )
@@ -85,8 +79,8 @@ class Instance:
     """Shared by the greenlets of a worker: the session remembers nothing but connections, and its pool hands each of
     them to one greenlet at a time; the counts change in single steps.
 
-    There are as many places as connections, and a place is taken first. So nobody ever waits in urllib3's pool: a timer
-    that struck there would leave it with a connection too many.
+    There are as many places as connections, and a place is taken first. So the pool need not count, and nobody waits
+    in there.
     """
 
     def __init__(
@@ -113,6 +107,8 @@ class Instance:
         self._server_name = tls.server_name or host.partition(":")[0]
         adapter = self.adapter(settings.backend_pool_size)
         self._session = tuned_session(pool_size=settings.backend_pool_size, adapter=adapter)
+        # past Session.send, which would look for redirects, hooks and cookies in every answer
+        self._adapter = cast("RawTargetAdapter", self._session.get_adapter(url))
         rule = service.breaker
         self.breaker = (
             Breaker(service.key, url, metrics, failures=rule.failures, recovery_s=rule.recovery_s) if rule else None
@@ -155,6 +151,15 @@ class Instance:
         """Whether a call would get a connection without waiting."""
         return self.in_flight < self._most_in_flight
 
+    def is_ready(self, now: float) -> bool:
+        """Whether a call would be let through and get a connection at once, and nothing speaks against the instance."""
+        breaker = self.breaker
+        return (
+            self.in_flight < self._most_in_flight
+            and (breaker is None or breaker.is_closed)
+            and self.fitness.standing.is_good(now)
+        )
+
     def call(self, call: Call, limit: Limit) -> Answer:
         """The instance's answer, whatever its status, if it comes within `limit`.
 
@@ -162,8 +167,8 @@ class Instance:
         """
         self.in_flight += 1
         try:
-            if not self._places.acquire(timeout=min(PLACE_WAIT_S, call.time.left_s())):
-                raise NoPlace
+            if not self._places.acquire(blocking=False):
+                self._wait_for_place(call)
             try:
                 answer = self._answer_within(limit, call)
             except BaseException:
@@ -178,6 +183,10 @@ class Instance:
             self._ended()
         return answer
 
+    def _wait_for_place(self, call: Call) -> None:
+        if not self._places.acquire(timeout=min(PLACE_WAIT_S, call.time.left_s())):
+            raise NoPlace
+
     def _ended(self) -> None:
         self._places.release()
         self.in_flight -= 1
@@ -185,15 +194,13 @@ class Instance:
     def _answer_within(self, limit: Limit, call: Call) -> Answer:
         began = time.monotonic()
         try:
-            with limit, self.breaker.calling() if self.breaker else nullcontext(), self._judged():
-                answer = self._answer(call.method, self._exchange(call, limit))
-                if answer.status >= 500:
-                    raise _Excused(answer) if limit.excuses(answer.status) else _FailedWith(answer)
+            with limit, self.breaker.calling() if self.breaker else _NO_BREAKER:
+                answer = self._judged_answer(limit, call)
         except (_FailedWith, _Excused) as carrier:
             answer = carrier.answer
         except OutOfTime as error:
             raise self._out_of_time(limit) from error
-        except (RequestException, HTTPError, DoubtfulFraming) as error:
+        except RequestException as error:
             raise self._failed(error, limit) from error
         except GreenletExit:  # another instance was faster; a balancer that goes by latency must know
             if time.monotonic() - began > self._latency.value_s:
@@ -203,70 +210,55 @@ class Instance:
         self._latency.observe(now - began, now)
         return answer
 
-    @contextmanager
-    def _judged(self) -> Generator[None]:
-        """Around a try: how it ends is told to `fitness`."""
+    def _judged_answer(self, limit: Limit, call: Call) -> Answer:
+        """How the try ends is told to `fitness`."""
         try:
-            yield
+            answer = self._answer(self._exchange(call, limit))
+            if answer.status >= 500:
+                raise _Excused(answer) if limit.excuses(answer.status) else _FailedWith(answer)
         except _FailedWith as carrier:
             self.fitness.answered(carrier.answer.status)
             raise
         except BaseException as error:
             self.fitness.failed(error)
             raise
-        self.fitness.answered(200)
+        self.fitness.answered(answer.status)
+        return answer
 
-    def _exchange(self, call: Call, limit: Limit) -> HTTPResponse:
+    def _exchange(self, call: Call, limit: Limit) -> Incoming:
         headers = call.headers
         if call.tells_time:
             headers = [*headers, (deadlines.HEADER, deadlines.render(limit.given_s))]
-        if self.host and not any(name.lower() == "host" for name, _ in headers):
-            headers = [("Host", self.host), *headers]
-        request = prepare(call.method, self.url, call.target, headers, call.body)
+        request = Outgoing(call.method, self.url, call.target, headers, call.body, host=self.host)
         # never less by the caller's wish: what these say counts against the instance
-        response = self._attempt(request, (self._service.connect_timeout_s, call.try_timeout_s))
-        return raw_answer(response)
+        timeout_s = self._service.connect_timeout_s, call.try_timeout_s
+        return self._adapter.send(request, stream=True, timeout=timeout_s).raw
 
-    def _attempt(self, request: requests.PreparedRequest, timeout_s: tuple[float, float]) -> requests.Response:
-        try:
-            # past Session.send, which would look for redirects, hooks and cookies in every answer
-            return self._session.get_adapter(self.url).send(request, stream=True, timeout=timeout_s)
-        except RequestException as error:
-            if caller_gone := _cause(error, CallerGone):
-                raise caller_gone from None
-            raise
-
-    def _answer(self, method: str, raw: HTTPResponse) -> Answer:
-        headers, protocol = fields_of(raw), "1.0" if raw.version == 10 else "1.1"
-        length = raw.headers.get("Content-Length")
-        is_without_body = method == "HEAD" or raw.status in (204, 304)
-        is_long = length is None or int(length) > BUFFERED_BYTES or not self._service.is_buffered
-        if is_long and not is_without_body:
-            return Answer(raw.status, headers, _Stream(self._service.key, raw), self.url, protocol)
-        try:
-            content = b"" if is_without_body else raw.read(decode_content=False)
-            raw.drain_conn()
-        except BaseException:
-            discard(raw)
-            raise
-        raw.release_conn()
-        return Answer(raw.status, headers, () if is_without_body else (content,), self.url, protocol)
+    def _answer(self, raw: Incoming) -> Answer:
+        length = raw.length
+        is_long = length is None or length > BUFFERED_BYTES or not self._service.is_buffered
+        if raw.is_bodiless:
+            raw.close()
+            return Answer(raw.status, raw.fields, (), self.url, raw.protocol)
+        if is_long:
+            return Answer(raw.status, raw.fields, _Stream(self._service.key, raw), self.url, raw.protocol)
+        return Answer(raw.status, raw.fields, (_whole(raw),), self.url, raw.protocol)
 
     def _out_of_time(self, limit: Limit) -> TryFailed:
         name, outcome = self._service.key, "wish_over" if limit.is_by_wish else "timeout"
         log.warning("call_failed", to=name, instance=self.url, outcome=outcome, reason="OutOfTime")
         return TryFailed(Failure.TIMED_OUT, outcome, _timeout(name, limit))
 
-    def _failed(self, error: Exception, limit: Limit) -> TryFailed:
+    def _failed(self, error: RequestException, limit: Limit) -> TryFailed:
         name = self._service.key
-        if handshake := _cause(error, HandshakeFailed):
-            log.warning("call_failed", to=name, instance=self.url, outcome="not_trusted", reason=handshake.args[0])
+        if isinstance(error, HandshakeFailed):
+            log.warning("call_failed", to=name, instance=self.url, outcome="not_trusted", reason=error.args[0])
             text = f"No trusted connection to the service {name} comes about."
             return TryFailed(Failure.NOT_CONNECTED, "not_trusted", BadGateway(text, code="SERVICE_NOT_TRUSTED"))
-        if isinstance(error, NoConnection) and is_connect_failure(error):
+        if isinstance(error, ConnectTimeout | Unreachable):
             failure, outcome = Failure.NOT_CONNECTED, "unreachable"
             problem: Problem = BadGateway(f"The service {name} can't be reached just now.", code="SERVICE_UNREACHABLE")
-        elif isinstance(error, ReadTimeout) or _cause(error, ReadTimeoutError) or _cause(error, TimeoutError):
+        elif isinstance(error, ReadTimeout):
             failure, outcome, problem = Failure.TIMED_OUT, "timeout", _timeout(name, limit)
         else:
             failure, outcome = Failure.BROKEN, "bad_answer"
@@ -279,22 +271,13 @@ def _timeout(service: str, limit: Limit) -> Problem:
     return GatewayTimeout(f"The service {service} did not answer within {limit.words}.", code="SERVICE_TIMEOUT")
 
 
-def is_connect_failure(error: NoConnection) -> bool:
-    """Whether no connection came about, so that not a byte of the request can have reached the service."""
-    if isinstance(error, ConnectTimeout):
-        return True
-    reason = error.args[0].reason if error.args and isinstance(error.args[0], MaxRetryError) else None
-    return isinstance(reason, NewConnectionError)
-
-
-def _cause(error: BaseException | None, kind: type[E]) -> E | None:
-    """The first `kind` among the causes of `error` and the exceptions that it wraps, or None."""
-    while error is not None:
-        if isinstance(error, kind):
-            return error
-        wrapped = next((argument for argument in error.args if isinstance(argument, BaseException)), None)
-        error = wrapped or error.__cause__ or error.__context__
-    return None
+def _whole(raw: Incoming) -> bytes:
+    try:
+        return raw.read()
+    except TimeoutError as error:
+        raise ReadTimeout(error) from error
+    except OSError as error:
+        raise error if isinstance(error, RequestException) else NoConnection(error) from error
 
 
 def innermost(error: BaseException) -> str:
@@ -308,30 +291,25 @@ class _Stream:
     """A long answer on its way through, piece by piece as it comes. An instance that breaks off breaks the caller's
     connection too: that is the only way left to say that the answer is not whole."""
 
-    def __init__(self, service: str, raw: HTTPResponse) -> None:
+    def __init__(self, service: str, raw: Incoming) -> None:
         self._service, self._raw = service, raw
-        self._is_whole = False
         self.on_close: Callable[[], None] | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         try:
             yield from self._pieces()
-        except (HTTPError, OSError) as error:
+        except OSError as error:
             log.warning("answer_cut_short", to=self._service, reason=innermost(error))
             # with its number, else gunicorn takes it for a fault of its own and logs a stack trace
             raise ConnectionResetError(errno.ECONNRESET, "the service broke off in the middle of its answer") from error
-        self._is_whole = True
 
     def _pieces(self) -> Iterator[bytes]:
         yield b""  # the server sends the head now, not with the first piece
-        while piece := self._raw.read1(PIECE_BYTES, decode_content=False):
+        while piece := self._raw.read1():
             yield piece
 
     def close(self) -> None:
-        if self._is_whole:
-            self._raw.release_conn()
-        else:
-            discard(self._raw)  # an unread rest must not meet the next request on this connection
+        self._raw.close()
         if self.on_close is not None:
             self.on_close()
             self.on_close = None

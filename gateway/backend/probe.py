@@ -9,13 +9,12 @@ from dataclasses import dataclass
 
 import gevent
 from requests import RequestException
-from urllib3.exceptions import HTTPError
 
 from gateway.backend.instance import Instance, innermost
-from gateway.backend.transport import DoubtfulFraming, discard, prepare, raw_answer
+from gateway.backend.transport import Outgoing
 from gateway.body import Body
 
-_FAILURES = (RequestException, HTTPError, DoubtfulFraming, OSError)
+_FAILURES = (RequestException, OSError)
 _FIELDS = [("User-Agent", "gateway-check"), ("Accept", "*/*"), ("Connection", "close")]
 
 
@@ -65,17 +64,13 @@ def fetch(instance: Instance, path: str, timeout_s: float, most_bytes: int) -> b
 
 def _get(instance: Instance, path: str, timeout_s: float, most_bytes: int) -> tuple[int, bytes]:
     """Status, and as much of the body as is wanted."""
-    host = [("Host", instance.host)] if instance.host else []
-    nothing = Body(io.BytesIO(), 0)
-    request = prepare("GET", instance.url, path, [*host, *_FIELDS], nothing)
+    request = Outgoing("GET", instance.url, path, _FIELDS, Body(io.BytesIO(), 0), host=instance.host)
     # an adapter for this one question: a connection that was kept would hide that no new one can be had
     adapter = instance.adapter(1)
     try:
-        raw = raw_answer(adapter.send(request, stream=True, timeout=timeout_s))
-        content = b""
-        while len(content) < most_bytes and (piece := raw.read(most_bytes - len(content), decode_content=False)):
-            content += piece
-        discard(raw)
+        raw = adapter.send(request, stream=True, timeout=timeout_s).raw
+        content = raw.read(most_bytes)
+        raw.close()
     finally:
         adapter.close()
     return raw.status, content

@@ -128,6 +128,10 @@ class Standing:
     def is_ejected(self, now: float) -> bool:
         return now < self._ejected_until
 
+    def is_good(self, now: float) -> bool:
+        """Nothing keeps it away: `reason` would say `well`."""
+        return not self._is_draining and self._verdict is not False and now >= self._ejected_until
+
     def share(self, now: float) -> float:
         """Its part of what it would get otherwise: above 0, at most 1."""
         if self._slow_start_s <= 0:

@@ -1,165 +1,286 @@
-"""The transport adapter of a backend's `requests` session: HTTP/1.1 over urllib3, with the caller's bytes left alone.
+"""The transport adapter of a backend's `requests` session: HTTP/1.1 with the caller's bytes left alone.
 
-What differs from the stock adapter, and why:
+`docs/transport.md` tells what it promises. A request takes four steps:
 
-- The request target goes out as it is. urllib3 would re-encode it (`%7e` becomes `~`, `%c3` becomes `%C3`).
-- Repeated fields stay repeated, and no field is added (no User-Agent, no Accept-Encoding of urllib3's).
-- A body that streams is sent while the answer is awaited.
-- Interim answers (1xx) are passed on or skipped. http.client takes 103 for the final one.
-- Answers with a torn or malformed head are refused. http.client makes the best of it, and loses the length on the way.
-- An instance is verified by what its service trusts, and by nothing that `requests` would add.
-- Answers whose framing is doubtful are refused: several lengths, a length beside chunks (RFC 9112, 6.3), an odd coding.
+1. A connection from the pool, or a new one (`pool`, `dialling`).
+2. The head and a short body go out in one piece. What does not fit, and a body that streams, is sent by a greenlet of
+   its own while the answer is awaited (`sending`).
+3. The head of the answer is read strictly (`parsing`). Interim answers are passed on to the caller of a verbatim
+   service and skipped for others.
+4. The body is there already, most often; else it is read as it comes. The connection goes back to the pool when the
+   answer is whole, the request was sent whole, and nothing says otherwise. In any other case it is closed: after an
+   error, a time-out, an answer that nobody reads on, or when the greenlet is killed.
 """
 
 from __future__ import annotations
 
-import http.client
-import math
-import time
-from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPResponse, HTTPSConnectionPool
+from requests import ConnectionError as NoConnection
+from requests import ReadTimeout, RequestException
+from requests.adapters import BaseAdapter
+from requests.cookies import RequestsCookieJar
+from requests.structures import CaseInsensitiveDict
 
 from common.tls import Renewing, trusting
-from gateway.backend.connection import OutgoingHeaders, RawConnection, RawTLSConnection
-from gateway.body import Body
+from gateway.backend.connection import PIECE_BYTES, Connection
+from gateway.backend.dialling import Dial
+from gateway.backend.parsing import Fields
+from gateway.backend.pool import Pool
+from gateway.backend.retries import IDEMPOTENT
+from gateway.backend.sending import Sending
+from gateway.body import Body, CallerGone
+from gateway.headers import interim_fields
 
 if TYPE_CHECKING:
-    from queue import LifoQueue
-
-POOL_WAIT_S = 2.0
-LONGEST_IDLE_S = 1.5  # gunicorn itself keeps connections for 2 s by default, others for longer
+    from collections.abc import Mapping
 
 
-class _CarefulPool:
-    """Mixed into urllib3's pools. A full pool is waited for, but not for ever: raises `EmptyPoolError`. A connection
-    that idled for longer than servers commonly keep one open is not used again: it may be closing just now."""
-
-    _is_retired = False
-
-    def retire(self) -> None:
-        """Keep no connection: those that idle are closed now, the others when they come back. Who is late still gets
-        one. (urllib3's own `close` would refuse it.)"""
-        self._is_retired = True
-        places = cast("LifoQueue[RawConnection | None]", cast("HTTPConnectionPool", self).pool)
-        taken = [places.get(block=False) for _ in range(places.qsize())]
-        for connection in taken:
-            if connection is not None:
-                connection.close()
-            places.put(connection, block=False)
-
-    def _get_conn(self, timeout: float | None = None) -> Any:
-        connection = super()._get_conn(timeout or POOL_WAIT_S)  # pyright: ignore[reportAttributeAccessIssue] - mixin
-        if time.monotonic() - getattr(connection, "idle_since", math.inf) > LONGEST_IDLE_S:
-            connection.close()  # it connects anew when it is used
-        return connection
-
-    def _put_conn(self, conn: Any) -> None:
-        if conn is not None:
-            conn.end_sending()
-            conn.idle_since = time.monotonic()
-            if self._is_retired:
-                conn.close()
-        super()._put_conn(conn)  # pyright: ignore[reportAttributeAccessIssue] - mixin
+_WITH_LENGTH = frozenset({"POST", "PUT", "PATCH"})  # which mean something by a body of no length
 
 
-class _HTTPPool(_CarefulPool, HTTPConnectionPool):
-    ConnectionCls = RawConnection  # pyright: ignore[reportAssignmentType] - no class can be what urllib3 declares
+class CutShort(ConnectionError):
+    """The instance ended the connection before its answer was whole."""
 
 
-class _HTTPSPool(_CarefulPool, HTTPSConnectionPool):
-    ConnectionCls = RawTLSConnection  # pyright: ignore[reportAssignmentType] - as above
-
-    def __init__(self, *args: Any, trust: Renewing, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._trust = trust
-
-    def _new_conn(self) -> Any:
-        connection = cast("RawTLSConnection", super()._new_conn())
-        connection.trust = self._trust
-        return connection
-
-
-class RawTargetAdapter(HTTPAdapter):
-    """Mounted on a backend's session. `exchange` is the call that keeps the promises above."""
-
-    def __init__(self, pool_size: int, *, server_name: str = "", trust: Renewing | None = None) -> None:
-        """`server_name` is whose certificate is wanted; "" the host in the URL, which may be an IP address. `trust` is
-        who may certify it; None: those whom the public knows."""
-        self._tls = {"server_hostname": server_name} if server_name else dict[str, str]()
-        self._trust = trust or trusting()
-        super().__init__(pool_connections=1, pool_maxsize=pool_size, pool_block=True, max_retries=0)
-
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
-        super().init_poolmanager(connections, maxsize, block, **pool_kwargs, **self._tls)
-        self.poolmanager.pool_classes_by_scheme = {
-            "http": _HTTPPool,
-            "https": cast("type[_HTTPSPool]", partial(_HTTPSPool, trust=self._trust)),
-        }
-
-    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Nothing: the context does it. The stock one would have the public ones trusted beside a service's own."""
-
-    def close(self) -> None:
-        """Nobody new will come: see `_CarefulPool.retire`. Who is late may still send."""
-        pools = self.poolmanager.pools
-        for key in pools.keys():  # noqa: SIM118 - it can't be iterated over
-            cast("_CarefulPool", pools[key]).retire()
-
-
-def prepare(
-    method: str, base_url: str, target: str, headers: list[tuple[str, str]], body: Body
-) -> requests.PreparedRequest:
+class Outgoing(requests.PreparedRequest):
     """A request that nothing re-encodes: `requests` would re-quote the URL and fold repeated fields.
 
     The body is framed here, and in one way only: by Content-Length where the length is known, else in chunks of ours.
     """
-    prepared = requests.PreparedRequest()
-    prepared.method = method
-    prepared.url = f"{base_url}/"  # only tells where to connect
-    prepared.headers = cast("Any", OutgoingHeaders(_framed(method, headers, body), target, body))
-    return prepared
+
+    def __init__(self, method: str, base_url: str, target: str, fields: Fields, body: Body, *, host: str = "") -> None:
+        """`host` is what the instance is called where `fields` say nothing; "" what the URL says. Raises `ValueError`
+        for what would not arrive as it is here."""
+        self.method, self.content = method, body
+        self.base_url = self.url = base_url  # only tells where to connect
+        self._host = host
+        self._start = f"{method} {target or '/'} HTTP/1.1"
+        if not method or self._start.count(" ") != 2 or not self._start.isascii() or not self._start.isprintable():
+            raise ValueError("no request line")
+        self._fields, names = _written(fields)
+        if body.length != 0 or "\r\ncontent-length:" in names or method in _WITH_LENGTH:
+            self._fields, names = _written(_framed(method, fields, body))
+        self._has_host = "\r\nhost:" in names
+        self.expects = "\r\nexpect:" in names
+
+    def head(self, authority: str) -> bytes:
+        """As it goes out, with a Host that names the instance where there is none."""
+        host = "" if self._has_host else f"Host: {self._host or authority}\r\n"
+        return f"{self._start}\r\n{host}{self._fields}\r\n".encode("latin-1")
 
 
-def _framed(method: str, headers: list[tuple[str, str]], body: Body) -> list[tuple[str, str]]:
-    """`headers` with our framing. A Content-Length among them keeps its place, whatever it says."""
+def _written(fields: Fields) -> tuple[str, str]:
+    """The fields' lines, and the same in lower case with a line break before each: to look for a name in."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in fields])
+    if lines.count("\n") != len(fields) or lines.count("\r") != len(fields) or "\0" in lines:
+        raise ValueError("a line break or NUL in a field")
+    return lines, f"\r\n{lines}".lower()
+
+
+def _framed(method: str, fields: Fields, body: Body) -> Fields:
+    """`fields` with our framing. A Content-Length among them keeps its place, whatever it says."""
     if body.length is None:
-        return [*(pair for pair in headers if pair[0].lower() != "content-length"), ("Transfer-Encoding", "chunked")]
+        return [*(pair for pair in fields if pair[0].lower() != "content-length"), ("Transfer-Encoding", "chunked")]
     length = str(body.length)
-    if any(name.lower() == "content-length" for name, _ in headers):
-        return [(name, length if name.lower() == "content-length" else value) for name, value in headers]
-    is_expected = method in ("POST", "PUT", "PATCH") and not body.is_verbatim
-    return [*headers, ("Content-Length", length)] if body.length or is_expected else headers
+    if any(name.lower() == "content-length" for name, _ in fields):
+        return [(name, length if name.lower() == "content-length" else value) for name, value in fields]
+    is_expected = method in _WITH_LENGTH and not body.is_verbatim
+    return [*fields, ("Content-Length", length)] if body.length or is_expected else fields
 
 
-def raw_answer(response: requests.Response) -> HTTPResponse:
-    """urllib3's response under requests' one: undecoded, with repeated fields. Raises `DoubtfulFraming`."""
-    raw = cast("HTTPResponse", response.raw)
-    lengths = raw.headers.getlist("Content-Length")
-    codings = [value.lower() for value in raw.headers.getlist("Transfer-Encoding")]
-    is_length_sound = not lengths or (len(lengths) == 1 and lengths[0].isascii() and lengths[0].isdigit())
-    is_coding_sound = not codings or (codings == ["chunked"] and not lengths)
-    if raw.status < 200 or not (is_length_sound and is_coding_sound):  # 101: nobody asked for an upgrade
-        discard(raw)
-        raise DoubtfulFraming(f"status {raw.status}, lengths {lengths}, codings {codings}")
-    return raw
+class Incoming:
+    """An answer whose head is here: what urllib3's response is to `requests` otherwise, undecoded, with repeated fields
+    in their order. Every reading may raise `OSError`; then, and whenever it is closed early, so is its connection."""
+
+    def __init__(self, connection: Connection, pool: Pool, sending: Sending | None) -> None:
+        answer = connection.answers
+        self.status, self.fields, self.protocol = answer.status, answer.fields, answer.protocol
+        self.length, self.is_bodiless = answer.length, answer.is_bodiless
+        self._connection: Connection | None = connection
+        self._pool, self._sending = pool, sending
+        self._content = answer.take()
+        if answer.is_whole:
+            self._finish(connection)
+
+    def read(self, most: int | None = None, decode_content: bool = False) -> bytes:
+        """All that comes until the end of the body, or `most` bytes of it."""
+        pieces: list[bytes] = []
+        left = most
+        while (left is None or left > 0) and (piece := self.read1(left)):
+            pieces.append(piece)
+            left = None if left is None else left - len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def read1(self, most: int | None = None, decode_content: bool = False) -> bytes:
+        """What has come, at most `most` bytes, after a wait where nothing has; b"" at the end."""
+        if not self._content and self._connection is not None:
+            self._content = self._next(self._connection)
+        piece, self._content = (self._content, b"") if most is None else (self._content[:most], self._content[most:])
+        return piece
+
+    def close(self) -> None:
+        """Nobody reads on."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            _end(connection, self._sending)
+
+    release_conn = close
+    """For `requests`: a whole answer has given its connection back already."""
+
+    def _next(self, connection: Connection) -> bytes:
+        answer = connection.answers
+        try:
+            while not (content := answer.take()) and not answer.is_whole:
+                _read_into(connection)
+        except BaseException:
+            self.close()
+            raise
+        if answer.is_whole:
+            self._finish(connection)
+        return content
+
+    def _finish(self, connection: Connection) -> None:
+        self._connection = None
+        if connection.answers.may_go_on and (self._sending is None or self._sending.is_done):
+            self._pool.put(connection)
+        else:
+            _end(connection, self._sending)
 
 
-def fields_of(raw: HTTPResponse) -> list[tuple[str, str]]:
-    """The answer's fields in the order in which they came; urllib3 puts those of one name together."""
-    original = cast("http.client.HTTPResponse", raw._original_response)  # pyright: ignore[reportPrivateUsage]
-    return original.headers.items()
+class Response(requests.Response):
+    """What is asked of it rarely is made when it is."""
+
+    raw: Incoming  # pyright: ignore[reportIncompatibleVariableOverride]
+    _content = False  # pyright: ignore[reportAssignmentType] - what it is in `requests` until it is read
+    _content_consumed = False
+    _next = None
+    encoding = None
+
+    def __init__(self, request: Outgoing, raw: Incoming) -> None:
+        self.request, self.url = request, request.base_url
+        self.status_code, self.raw = raw.status, raw
+
+    @cached_property
+    def headers(self) -> CaseInsensitiveDict[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Repeated fields folded, as `requests` has them."""
+        folded = CaseInsensitiveDict[str]()
+        for name, value in self.raw.fields:
+            folded[name] = f"{folded[name]}, {value}" if name in folded else value
+        return folded
+
+    @cached_property
+    def cookies(self) -> RequestsCookieJar:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """None: they are the caller's."""
+        return RequestsCookieJar()
 
 
-def discard(raw: HTTPResponse) -> None:
-    """Close the connection of an answer that nobody reads on, and give its place in the pool back: `close` alone would
-    keep that place for ever."""
-    raw.close()
-    raw.release_conn()
+class RawTargetAdapter(BaseAdapter):
+    """Mounted on a backend's session. Shared by the greenlets of a worker."""
+
+    def __init__(self, pool_size: int, *, server_name: str = "", trust: Renewing | None = None) -> None:
+        """`server_name` is whose certificate is wanted; "" the host in the URL, which may be an IP address. `trust` is
+        who may certify it; None: those whom the public knows."""
+        super().__init__()
+        self._pool_size, self._server_name, self._trust = pool_size, server_name, trust or trusting()
+        self._pools: dict[str, Pool] = {}
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: float | tuple[float, float] | tuple[float, None] | None = None,
+        verify: bool | str = True,
+        cert: bytes | str | tuple[bytes | str, bytes | str] | None = None,
+        proxies: Mapping[str, str] | None = None,
+    ) -> Response:
+        """The answer to a request that is an `Outgoing`. `timeout` is that for connecting and that for each read; the
+        rest is settled by what the adapter was made with.
+
+        Raises `requests.ConnectTimeout`, `Unreachable` and `HandshakeFailed`, when the instance got nothing of it;
+        `requests.ReadTimeout`, `requests.ConnectionError`, `DoubtfulFraming`, and `CallerGone`.
+        """
+        outgoing = cast("Outgoing", request)
+        connect_s, read_s = cast("tuple[float, float]", timeout if isinstance(timeout, tuple) else (timeout, timeout))
+        pool = self._pools.get(outgoing.base_url) or self._pool(outgoing.base_url)
+        head = outgoing.head(pool.authority)
+        connection = pool.take(connect_s, may_repeat=outgoing.method in IDEMPOTENT)
+        sending: Sending | None = None
+        try:
+            sending = _begin(connection, outgoing, head, read_s)
+            _await_head(connection, outgoing, sending)
+            return Response(outgoing, Incoming(connection, pool, sending))
+        except BaseException as error:
+            _end(connection, sending)
+            if isinstance(error, TimeoutError):
+                raise ReadTimeout(error) from error
+            if isinstance(error, OSError) and not isinstance(error, RequestException):
+                raise NoConnection(error) from error
+            raise
+
+    def close(self) -> None:
+        """Nobody new will come: no connection is kept. Who is late may still send."""
+        for pool in self._pools.values():
+            pool.retire()
+
+    def _pool(self, base_url: str) -> Pool:
+        dial = Dial(base_url, self._server_name, self._trust)
+        return self._pools.setdefault(base_url, Pool(dial, self._pool_size))
 
 
-class DoubtfulFraming(Exception):
-    """The service announced more than one length, or something that is none; where its answer ends is unknown."""
+def _begin(connection: Connection, outgoing: Outgoing, head: bytes, read_s: float) -> Sending | None:
+    """Send what can be sent at once; the `Sending` of the rest, if there is any."""
+    body = outgoing.content
+    connection.answers.begin(cast("str", outgoing.method))
+    connection.be_patient(read_s)
+    is_streamed = body.streams
+    if body.length and not is_streamed:
+        head += body.read(PIECE_BYTES)
+    sent = _sent(connection, head)
+    if sent == len(head) and not is_streamed and body.read_bytes == (body.length or 0):
+        return None
+    is_held = is_streamed and outgoing.expects
+    return Sending(connection, body, read_s, is_held=is_held, first=head[sent:])
+
+
+def _end(connection: Connection, sending: Sending | None) -> None:
+    try:
+        if sending is not None:
+            sending.stop()
+    finally:  # also when this greenlet is killed in turn
+        connection.close()
+
+
+def _sent(connection: Connection, data: bytes) -> int:
+    try:
+        return connection.send(data)
+    except ConnectionError:  # the service may have answered before
+        return len(data)
+
+
+def _await_head(connection: Connection, outgoing: Outgoing, sending: Sending | None) -> None:
+    """Until the final answer's head is there."""
+    answer, body = connection.answers, outgoing.content
+    while not answer.has_head:
+        _read_into(connection)
+        while answer.interim:
+            status, fields = answer.interim.pop(0)
+            if body.is_verbatim and body.tell is not None:
+                try:
+                    body.tell(status, interim_fields(fields))
+                except OSError as error:
+                    raise CallerGone("nobody hears the interim answer") from error
+            if sending is not None and status == 100:
+                sending.let_go()
+    if sending is not None and sending.is_held:  # this answer came instead of "100 Continue"
+        sending.stop()
+
+
+def _read_into(connection: Connection) -> None:
+    """Hand what comes to the parser. Raises `CutShort` when it is the end, and that comes too early."""
+    if data := connection.receive():
+        connection.answers.feed(data)
+    elif not connection.answers.end():
+        raise CutShort("the connection ended before the answer did")

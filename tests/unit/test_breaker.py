@@ -21,7 +21,7 @@ from gateway.observability.metrics import Metrics
 NOW = 1_900_000_000
 FAILURES = 3
 RECOVERY_S = 10.0
-SAYS_NOTHING = [CallerGone("gone"), WishOver(1, gevent.getcurrent()), NoVerdict(), GreenletExit()]
+SAYS_NOTHING = [CallerGone("gone"), WishOver(), NoVerdict(), GreenletExit()]
 
 
 class Failed(Exception):

@@ -30,6 +30,7 @@ from common.problems import BadGateway
 from common.registration import client
 from common.registry import LEASE_S, key_of
 from common.settings import SettingsError
+from common.tls import trusting
 from deploy.local.valkey import Valkey
 from gateway.backend.backend import Backend
 from gateway.backend.call import Call
@@ -38,7 +39,7 @@ from gateway.backend.discovery import SourceState
 from gateway.backend.dns import NoAddress, NotResolved, Resolved, parse_source
 from gateway.backend.findings import Findings
 from gateway.backend.registry import Registry
-from gateway.backend.transport import RawTargetAdapter, prepare
+from gateway.backend.transport import Outgoing, RawTargetAdapter
 from gateway.backend.watched_name import (
     BELIEVED_AFTER_S,
     LONGEST_PAUSE_S,
@@ -257,10 +258,10 @@ class Secure:
 
     def ask(self, server_name: str) -> int:
         """The status of an answer to a call that goes to the address and expects this name."""
-        request = prepare("GET", self.url, "/", [], Body(io.BytesIO(), 0))
-        adapter = RawTargetAdapter(1, server_name=server_name)
+        request = Outgoing("GET", self.url, "/", [], Body(io.BytesIO(), 0))
+        adapter = RawTargetAdapter(1, server_name=server_name, trust=trusting(self.authority))
         try:
-            return adapter.send(request, timeout=5, verify=self.authority).status_code
+            return adapter.send(request, timeout=5).status_code
         finally:
             adapter.close()
 

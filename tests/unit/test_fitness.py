@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gevent
 import pytest
 from gevent import GreenletExit
 from requests import ConnectionError as NoConnection
@@ -92,7 +91,7 @@ def test_tries_without_an_answer_eject_an_instance(pair: Pair, error: Exception)
 
 @pytest.mark.parametrize(
     "error",
-    [CallerGone("gone"), WishOver(1, gevent.getcurrent()), NoVerdict(), GreenletExit()],
+    [CallerGone("gone"), WishOver(), NoVerdict(), GreenletExit()],
     ids=lambda error: type(error).__name__,
 )
 def test_what_the_caller_or_the_gateway_caused_says_nothing(pair: Pair, error: BaseException) -> None:

@@ -1,4 +1,4 @@
-"""A body on its way while the answer may begin: who is let go when, and what becomes of a sending that ends early."""
+"""A body on its way while the answer may begin: when it goes out, and what becomes of a sending that ends early."""
 
 from __future__ import annotations
 
@@ -9,20 +9,33 @@ from collections.abc import Callable, Generator
 import gevent
 import pytest
 
+from gateway.backend.connection import Connection
 from gateway.backend.sending import Sending
 from gateway.body import Body, CallerGone
 
-Sockets = tuple[socket.socket, socket.socket]
-"""Our end of the connection and the service's."""
+TIMEOUT_S = 0.1
 
 
 @pytest.fixture
-def sockets() -> Generator[Sockets]:
+def sockets() -> Generator[tuple[socket.socket, socket.socket]]:
+    """Our end of the connection and the service's."""
     ours, services = socket.socketpair()
-    ours.settimeout(0.1)
+    ours.setblocking(False)
     services.settimeout(1)
     with ours, services:
         yield ours, services
+
+
+@pytest.fixture
+def service(sockets: tuple[socket.socket, socket.socket]) -> socket.socket:
+    return sockets[1]
+
+
+@pytest.fixture
+def connection(sockets: tuple[socket.socket, socket.socket]) -> Generator[Connection]:
+    made = Connection(sockets[0])
+    yield made
+    made.close()
 
 
 class Doing:
@@ -43,82 +56,118 @@ def streaming(reader: io.BytesIO | Doing, length: int | None = None) -> Body:
     return body
 
 
+def sent(connection: Connection, body: Body, *, is_held: bool = False, first: bytes = b"") -> Sending:
+    return Sending(connection, body, TIMEOUT_S, is_held=is_held, first=first)
+
+
+def received(connection: Connection) -> bytes:
+    """What the other greenlet reads."""
+    with gevent.Timeout(2):
+        return connection.receive()
+
+
 def gone() -> bytes:
     raise CallerGone("the body ended early")
 
 
+def slow() -> bytes:
+    gevent.sleep(10)
+    return b"never"
+
+
 @pytest.mark.parametrize(("length", "on_the_wire"), [(None, b"3\r\none\r\n5\r\nthree\r\n0\r\n\r\n"), (8, b"onethree")])
-def test_each_piece_goes_out_for_itself(sockets: Sockets, length: int | None, on_the_wire: bytes) -> None:
-    sending = Sending(sockets[0], streaming(Doing(lambda: b"one", lambda: b"three"), length), is_held=False)
+def test_each_piece_goes_out_for_itself(
+    connection: Connection, service: socket.socket, length: int | None, on_the_wire: bytes
+) -> None:
+    sending = sent(connection, streaming(Doing(lambda: b"one", lambda: b"three"), length))
 
-    sending.wait()
+    gevent.sleep(0.02)
 
-    assert sockets[1].recv(100) == on_the_wire
-    assert sending.stop()
-
-
-def test_waiting_ends_when_an_answer_begins(sockets: Sockets) -> None:
-    def slow() -> bytes:
-        gevent.sleep(10)
-        return b"never"
-
-    sending = Sending(sockets[0], streaming(Doing(slow)), is_held=False)
-    sockets[1].sendall(b"HTTP/1.1 413 ")
-
-    with gevent.Timeout(2):
-        sending.wait()
-
-    assert not sending.stop()
+    assert service.recv(100) == on_the_wire
+    assert sending.is_done
 
 
-def test_caller_that_breaks_off_is_told_and_the_service_sees_the_end(sockets: Sockets) -> None:
-    sending = Sending(sockets[0], streaming(Doing(lambda: b"half", gone)), is_held=False)
-
-    with pytest.raises(CallerGone):
-        sending.wait()
-
-    assert sockets[1].recv(100) == b"4\r\nhalf\r\n"
-    assert sockets[1].recv(100) == b""
-    assert not sending.stop()
-
-
-def test_service_that_has_closed_may_have_answered_before(sockets: Sockets) -> None:
-    def answered_and_closed() -> bytes:
-        sockets[1].sendall(b"HTTP/1.1 413 ")
-        sockets[1].close()
-        return b"x" * 1000
-
-    sending = Sending(sockets[0], streaming(Doing(answered_and_closed)), is_held=False)
-
-    sending.wait()
-
-    assert sockets[0].recv(100) == b"HTTP/1.1 413 "
-    assert not sending.stop()
-
-
-def test_service_that_takes_nothing_is_out_of_time(sockets: Sockets) -> None:
-    sending = Sending(sockets[0], streaming(Doing(*[lambda: b"x" * 65536] * 100)), is_held=False)
-
-    with pytest.raises(TimeoutError):
-        sending.wait()
-
-
-def test_body_that_is_held_goes_out_when_it_is_let_go(sockets: Sockets) -> None:
-    sending = Sending(sockets[0], streaming(io.BytesIO(b"body"), 4), is_held=True)
-    gevent.sleep(0.05)
-    was_held = sending.is_held
+def test_what_goes_before_the_body_goes_out_before_it_and_at_once(
+    connection: Connection, service: socket.socket
+) -> None:
+    sending = sent(connection, streaming(io.BytesIO(b"body"), 4), is_held=True, first=b"head ")
+    gevent.sleep(0.02)
+    before = service.recv(100)
 
     sending.let_go()
-    sending.wait()
+    gevent.sleep(0.02)
 
-    assert was_held
-    assert not sending.is_held
-    assert sockets[1].recv(100) == b"body"
+    assert (before, service.recv(100)) == (b"head ", b"body")
 
 
-def test_body_that_is_held_is_not_even_read_when_it_is_stopped(sockets: Sockets) -> None:
+def test_reading_has_no_time_out_until_the_body_is_out(connection: Connection) -> None:
+    def late() -> bytes:
+        gevent.sleep(3 * TIMEOUT_S)
+        return b"last"
+
+    sending = sent(connection, streaming(Doing(late)))
+
+    with pytest.raises(TimeoutError):
+        received(connection)
+
+    assert sending.is_done
+
+
+def test_reading_goes_on_when_an_answer_begins(connection: Connection, service: socket.socket) -> None:
+    sending = sent(connection, streaming(Doing(slow)))
+    service.sendall(b"HTTP/1.1 413 ")
+
+    assert received(connection) == b"HTTP/1.1 413 "
+
+    sending.stop()
+    assert not sending.is_done
+
+
+def test_caller_that_breaks_off_is_told_and_the_service_sees_the_end(
+    connection: Connection, service: socket.socket
+) -> None:
+    sending = sent(connection, streaming(Doing(lambda: b"half", gone)))
+
+    with pytest.raises(CallerGone):
+        received(connection)
+
+    assert service.recv(100) == b"4\r\nhalf\r\n"
+    assert service.recv(100) == b""
+    assert not sending.is_done
+
+
+def test_caller_that_breaks_off_while_nobody_reads_is_told_to_who_reads_next(connection: Connection) -> None:
+    sent(connection, streaming(Doing(gone)))
+    gevent.sleep(0.02)
+
+    with pytest.raises(CallerGone):
+        received(connection)
+
+
+def test_service_that_has_closed_may_have_answered_before(connection: Connection, service: socket.socket) -> None:
+    def answered_and_closed() -> bytes:
+        service.sendall(b"HTTP/1.1 413 ")
+        service.close()
+        return b"x" * 1000
+
+    sending = sent(connection, streaming(Doing(answered_and_closed)))
+
+    assert received(connection) == b"HTTP/1.1 413 "
+    assert not sending.is_done
+
+
+def test_service_that_takes_nothing_is_out_of_time(connection: Connection) -> None:
+    sent(connection, streaming(Doing(*[lambda: b"x" * 65536] * 100)))
+
+    with pytest.raises(TimeoutError):
+        received(connection)
+
+
+def test_body_that_is_held_is_not_even_read_when_it_is_stopped(connection: Connection) -> None:
     body = streaming(io.BytesIO(b"body"), 4)
-    sending = Sending(sockets[0], body, is_held=True)
+    sending = sent(connection, body, is_held=True)
 
-    assert not sending.stop()
+    sending.stop()
+
+    assert not sending.is_done
     assert body.is_at_start

@@ -10,7 +10,7 @@ import gevent
 import pytest
 
 from common.tls import trusting
-from gateway.backend.transport import RawTargetAdapter, fields_of, prepare, raw_answer
+from gateway.backend.transport import Outgoing, RawTargetAdapter
 from gateway.body import Body
 from tests.support import http1
 from tests.support.certificates import Authority
@@ -71,9 +71,7 @@ def test_body_is_framed_once_and_by_us(
     service.act = act
     body = body_of(b"" if length == 0 else b"body", length=length, is_verbatim=is_verbatim)
 
-    raw = raw_answer(
-        adapter.send(prepare(method, service.url, "/x", [*given, ("X-A", "1")], body), stream=True, timeout=5)
-    )
+    raw = adapter.send(Outgoing(method, service.url, "/x", [*given, ("X-A", "1")], body), stream=True, timeout=5).raw
 
     ((head, arrived),) = seen
     assert raw.status == 200
@@ -81,9 +79,12 @@ def test_body_is_framed_once_and_by_us(
     assert arrived == (b"" if length == 0 else b"body")
 
 
-@pytest.mark.parametrize("target", ["*", "/a/../b?%zz", "//x", "/http://elsewhere.example:1/"])
+@pytest.mark.parametrize(
+    ("target", "arrives"),
+    [*[(target, target) for target in ["*", "/a/../b?%zz", "//x", "/http://elsewhere.example:1/"]], ("", "/")],
+)
 def test_target_goes_out_as_it_is_to_where_the_service_is(
-    adapter: RawTargetAdapter, service: Scripted, target: str
+    adapter: RawTargetAdapter, service: Scripted, target: str, arrives: str
 ) -> None:
     seen: list[str] = []
 
@@ -93,9 +94,29 @@ def test_target_goes_out_as_it_is_to_where_the_service_is(
 
     service.act = act
 
-    adapter.send(prepare("OPTIONS", service.url, target, [], body_of(b"", length=0)), stream=True, timeout=5)
+    adapter.send(Outgoing("OPTIONS", service.url, target, [], body_of(b"", length=0)), stream=True, timeout=5)
 
-    assert seen == [f"OPTIONS {target} HTTP/1.1"]
+    assert seen == [f"OPTIONS {arrives} HTTP/1.1"]
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "field"),
+    [
+        ("GET", "/a b", ("X-A", "1")),
+        ("GET", "/a\r\nX-B:1", ("X-A", "1")),
+        ("GET", "/\xe9", ("X-A", "1")),
+        ("G T", "/", ("X-A", "1")),
+        ("", "/", ("X-A", "1")),
+        ("GET", "/", ("X-A", "1\r\nX-B: 2")),
+        ("GET", "/", ("X-A", "1\n2")),
+        ("GET", "/", ("X-A", "1\r2")),
+        ("GET", "/", ("X-A", "1\0")),
+        ("GET", "/", ("X-A\r\nX-B", "1")),
+    ],
+)
+def test_head_that_would_arrive_as_another_one_is_not_sent(method: str, target: str, field: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"request line|line break"):
+        Outgoing(method, "http://127.0.0.1:1", target, [field], body_of(b"", length=0))
 
 
 def test_fields_of_an_answer_keep_their_order(adapter: RawTargetAdapter, service: Scripted) -> None:
@@ -105,9 +126,9 @@ def test_fields_of_an_answer_keep_their_order(adapter: RawTargetAdapter, service
 
     service.act = act
 
-    raw = raw_answer(adapter.send(prepare("GET", service.url, "/", [], body_of(b"", length=0)), stream=True, timeout=5))
+    raw = adapter.send(Outgoing("GET", service.url, "/", [], body_of(b"", length=0)), stream=True, timeout=5).raw
 
-    assert fields_of(raw) == [("X-A", "1"), ("X-B", "2"), ("x-a", "3"), ("Content-Length", "0")]
+    assert raw.fields == [("X-A", "1"), ("X-B", "2"), ("x-a", "3"), ("Content-Length", "0")]
 
 
 class Slow(io.BytesIO):
@@ -132,9 +153,9 @@ def test_time_for_an_answer_begins_when_the_body_is_out(
     body = Body(Slow(b"body"), 4)
     body.pass_through(None)
 
-    response = adapter.send(prepare("PUT", service.url, "/", [], body), stream=True, timeout=0.2)
+    response = adapter.send(Outgoing("PUT", service.url, "/", [], body), stream=True, timeout=0.2)
 
-    assert raw_answer(response).status == 200
+    assert response.raw.status == 200
 
 
 @pytest.mark.parametrize("length", [None, 200_000])
@@ -150,8 +171,8 @@ def test_body_streams_through_tls_too(tmp_path: Path, length: int | None) -> Non
     adapter = RawTargetAdapter(1, trust=trusting(authority.path))
     with Scripted(tls=authority.issue().server_context()) as service:
         service.act = act
-        request = prepare("PUT", service.url, "/", [], body_of(content, length=length))
-        raw = raw_answer(adapter.send(request, stream=True, timeout=5))
+        request = Outgoing("PUT", service.url, "/", [], body_of(content, length=length))
+        raw = adapter.send(request, stream=True, timeout=5).raw
         answer = raw.read()
     adapter.close()
 
