@@ -1,11 +1,14 @@
-"""The connection to Redis (or Valkey) that everything in a worker shares."""
+"""The connections to Redis (or Valkey) that everything in a worker shares."""
 
 from __future__ import annotations
 
 import redis
+from gevent import monkey
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from gateway.pipe import Pipe
+from gateway.scripts import Pooled, Way
 from gateway.settings import GatewaySettings
 
 PREFIX = "gateway"
@@ -33,3 +36,9 @@ def pool(settings: GatewaySettings, *, timeout_ms: int | None = None) -> redis.C
 def client(connections: redis.ConnectionPool) -> redis.Redis:
     """A client that borrows its connections from `connections`."""
     return redis.Redis(connection_pool=connections)
+
+
+def way(connections: redis.ConnectionPool, patience_ms: int) -> Way:
+    """How scripts get to Redis: in a worker by one connection for all greenlets, made as those of `connections`."""
+    is_worker = monkey.is_module_patched("socket")
+    return Pipe(connections, patience_ms / 1000) if is_worker else Pooled(connections)

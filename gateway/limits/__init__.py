@@ -4,6 +4,7 @@
     counting  `Limits`: in Redis, or in this worker's memory while Redis is away
     window    how requests are counted, in one script and one round trip
     store     the logs in Redis; `local`, those in memory
+    asked     what a request is counted in, packed once for all callers
     verdict   what was said, and the header fields that tell it; `telling`, the refusals
     pages     the same for the pages that Flask serves, by Flask-Limiter
 
@@ -28,7 +29,9 @@ __all__ = ["Bucket", "Limits", "Rates", "Row", "Store", "StoreDown", "Verdict", 
 
 def store_of(settings: GatewaySettings, *, timeout_ms: int | None = None) -> Store:
     """The logs in Redis, by connections of their own: nobody waits for a limit as long as for the cache."""
-    return Store(shared.client(shared.pool(settings, timeout_ms=timeout_ms or settings.limits_timeout_ms)))
+    patience_ms = timeout_ms or settings.limits_timeout_ms
+    pool = shared.pool(settings, timeout_ms=patience_ms)
+    return Store(shared.client(pool), shared.way(pool, patience_ms))
 
 
 def init_app(app: Flask, settings: GatewaySettings, metrics: Metrics) -> Limits:
@@ -38,7 +41,6 @@ def init_app(app: Flask, settings: GatewaySettings, metrics: Metrics) -> Limits:
         metrics,
         workers=settings.workers or 1,
         rates=Rates.of(settings),
-        timeout_s=settings.limits_timeout_ms / 1000,
     )
     pages.init_app(app, made, f"{settings.anonymous_requests} per {settings.rate_limit_window} second")
     return made

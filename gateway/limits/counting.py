@@ -8,8 +8,8 @@
              for itself until every other worker must have done that, too, else the first one back would find room
              that the others have used up. Then it adds the rest, and it is shared again
 
-Going down and coming back is one log line each and a gauge. A request that finds all connections in use for as long as
-that counts locally too, but that is no sign that Redis is away.
+Going down and coming back is one log line each and a gauge. A request that finds too many others waiting for Redis
+counts locally too, but that is no sign that Redis is away.
 """
 
 from __future__ import annotations
@@ -18,28 +18,24 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 
-import gevent
 import redis
 import structlog
-from gevent import monkey
 from limits import RateLimitItemPerSecond
 
 from gateway.limits.local import LocalCounts
 from gateway.limits.store import Store
-from gateway.limits.tiers import Rates
+from gateway.limits.tiers import LimitSets, Rates
 from gateway.limits.verdict import Bucket, Verdict
 from gateway.notation import WhenDown
 from gateway.observability.metrics import Metrics
+from gateway.pipe import ALL_IN_USE
 
 log = structlog.get_logger("limits")
 
 FIRST_PROBE_S, LAST_PROBE_S = 0.1, 1.0
 TELLING_S = LAST_PROBE_S + 0.2
 PROBE = Bucket("global", "probe", RateLimitItemPerSecond(1_000_000))
-ALL_IN_USE = "No connection available."
-"""What redis-py says of a pool that has none left."""
 
 
 class StoreDown(Exception):
@@ -56,10 +52,9 @@ class Limits:
         *,
         workers: int,
         rates: Rates,
-        timeout_s: float = 1.0,
         spawn: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
-        self.rates, self._timeout_s = rates, timeout_s
+        self.sets = LimitSets(rates)
         self.store, self._metrics, self._workers = store, metrics, workers
         self._local = LocalCounts(workers)
         self._spawn = spawn or _in_background
@@ -79,8 +74,7 @@ class Limits:
         """
         if not self._is_down:
             try:
-                with self._patience():
-                    return self.store.hit(buckets, cost)
+                return self.store.hit(buckets, cost)
             except redis.RedisError as error:
                 if str(error) != ALL_IN_USE:
                     self._go_local(error)
@@ -96,13 +90,6 @@ class Limits:
             except redis.RedisError:
                 pass
         return None
-
-    def _patience(self) -> AbstractContextManager[object]:
-        """Sockets have time-outs of their own, but one for each step: a name to look up, a connection to make, and each
-        answer on it. redis-py drops a connection on which it was interrupted."""
-        if not monkey.is_module_patched("socket"):
-            return nullcontext()
-        return gevent.Timeout(self._timeout_s, redis.TimeoutError("no answer in time"))
 
     def _go_local(self, error: Exception) -> None:
         if self._is_down:

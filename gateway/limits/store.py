@@ -7,11 +7,11 @@ from typing import cast
 
 import redis
 
+from gateway.limits.asked import COUNTS, KEYS, Asked, Passed
 from gateway.limits.verdict import Bucket, Verdict, verdict
-from gateway.limits.window import ACQUIRE, ADD, Ask, Log, Told, read, wait_us
-from gateway.shared import PREFIX
+from gateway.limits.window import ADD, Ask, Log, Told, read, wait_us
+from gateway.scripts import Way
 
-KEYS = f"{PREFIX}:limits:"
 ADDED_AT_ONCE = 200
 
 
@@ -21,18 +21,21 @@ class Store:
     Each method but the constructor raises `redis.RedisError` where Redis is away, slow, full or refuses to write.
     """
 
-    def __init__(self, client: redis.Redis) -> None:
-        self.client = client
-        self._acquire = client.register_script(ACQUIRE)
+    def __init__(self, client: redis.Redis, way: Way) -> None:
+        """Requests are counted by `way`, all else is done by `client`."""
+        self.client, self._way = client, way
         self._add = client.register_script(ADD)
 
     def hit(self, buckets: Sequence[Bucket], cost: int) -> Verdict:
         """Count a request in all buckets, or in none when one of them is full: one script, one round trip."""
-        asks = [bucket.ask() for bucket in buckets]
-        arguments = [cost, *(number for ask in asks for number in (ask.limit, ask.window_us))]
-        answer = cast("list[int]", self._acquire([KEYS + ask.key for ask in asks], arguments))
+        asked = Asked.of(buckets)
+        limits = asked.limits
+        reply = COUNTS.run(self._way, limits.head, limits.count, limits.packed(asked.whoms, cost))
+        answer = cast("list[int]", reply)
+        if not answer[0]:
+            return Passed(asked, answer)
         told = [Told(used, wait) for used, wait in zip(answer[1::2], answer[2::2], strict=True)]
-        return verdict(buckets, [ask.limit for ask in asks], cost, answer[0], told)
+        return verdict(buckets, [bucket.rate.amount for bucket in buckets], cost, answer[0], told)
 
     def add(self, counted: Sequence[tuple[Ask, int, int]]) -> None:
         """Count what was let pass elsewhere: how much, and how many microseconds ago the last of it came."""

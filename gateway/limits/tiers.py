@@ -22,14 +22,17 @@ from typing import TYPE_CHECKING
 from limits import RateLimitItem, RateLimitItemPerSecond
 
 from common.tokens import ISSUER, Identity
-from gateway.limits.verdict import Bucket, Tier, whose_address
-from gateway.services import ADDRESS_LIMIT, BURST_LIMIT, DEFAULT_LIMIT, Service
+from gateway.limits.asked import Asked, Limit, LimitSet, as_key
+from gateway.limits.verdict import Tier, whose_address
+from gateway.services import ADDRESS_LIMIT, BURST_LIMIT, DEFAULT_LIMIT, Plan, Service
 
 if TYPE_CHECKING:
     from gateway.exchange import Exchange
     from gateway.settings import GatewaySettings
 
 
+MOST_SETS = 4096
+"""Of two kilobytes each."""
 CALLERS_OF_AN_ADDRESS = 10
 """So many may use up their limits at one address, unless it is said how much an address may."""
 
@@ -66,58 +69,81 @@ class Rates:
         return self.burst if self.is_burst_set else _at_least(self.burst, rate.amount)
 
 
-def of_route(exchange: Exchange, limit: str, *, by_caller: bool) -> list[Bucket]:
-    """What counts a request to a service that has limits. `limit` is the name of the route's rate, or `default`.
-
-    The narrowest first: of several that are full the first one is told.
-    """
-    service, identity = exchange.service, exchange.identity
-    rates, plans = exchange.runtime.limits.rates, exchange.table.configuration.plans
-    address = f"address:{whose_address(exchange.forwarding.caller)}"
+def of_route(exchange: Exchange, limit: str, *, by_caller: bool) -> Asked:
+    """What counts a request to a service that has limits. `limit` is the name of the route's rate, or `default`."""
+    identity, address = exchange.identity, _address(exchange)
     tier, whom = _caller(identity, address)
-    plan = plans.get(identity.plan) if identity and tier == "key" else None
-    rate = plan.default if plan else service.limit_of_callers(is_known=identity is not None)
-    buckets = [Bucket(tier, DEFAULT_LIMIT, rate, service.name, whom)]
+    plan = exchange.table.configuration.plans.get(identity.plan) if identity and tier == "key" else None
+    limits = exchange.runtime.limits.sets.of(exchange.service, plan, tier, limit)
+    caller, at = as_key(whom), as_key(address)
+    whoms = [caller, caller, b""] if plan else [caller, at, caller, b""]
     if limit != DEFAULT_LIMIT:
-        buckets.insert(0, Bucket("endpoint", limit, service.limit(limit), service.name, whom if by_caller else address))
-    if plan is None:
-        buckets.append(_of(service, "address", ADDRESS_LIMIT, rates.address_beside(rate), address))
-    if plan and plan.burst:
-        buckets.append(Bucket("burst", BURST_LIMIT, plan.burst, "", whom))
-    else:
-        buckets.append(_of(service, "burst", BURST_LIMIT, rates.burst_beside(rate), whom))
-    buckets.append(_of_all(rates))
-    return buckets
+        whoms.insert(0, caller if by_caller else at)
+    return Asked(limits, whoms)
 
 
-def of_address(exchange: Exchange) -> list[Bucket]:
+def of_address(exchange: Exchange) -> Asked:
     """What counts a request that belongs to no service."""
-    rates, address = exchange.runtime.limits.rates, f"address:{whose_address(exchange.forwarding.caller)}"
-    return [
-        Bucket("address", ADDRESS_LIMIT, rates.address, "", address),
-        Bucket("burst", BURST_LIMIT, rates.burst, "", address),
-        _of_all(rates),
-    ]
+    address = as_key(_address(exchange))
+    return Asked(exchange.runtime.limits.sets.of_no_service, [address, address, b""])
+
+
+class LimitSets:
+    """Those of one worker, made when they are first asked for. Shared by its greenlets: each method is one step."""
+
+    def __init__(self, rates: Rates, *, most: int = MOST_SETS) -> None:
+        self._rates, self._most = rates, most
+        self._all = Limit("global", "global", rates.all)
+        self.of_no_service = LimitSet(
+            [Limit("address", ADDRESS_LIMIT, rates.address), Limit("burst", BURST_LIMIT, rates.burst), self._all]
+        )
+        self._known: dict[tuple[int, int, Tier, str], tuple[Service, Plan | None, LimitSet]] = {}
+
+    def of(self, service: Service, plan: Plan | None, tier: Tier, limit: str) -> LimitSet:
+        """For callers of that tier. Services and plans of another configuration are other objects, and what is known
+        keeps its own alive: no two ever have the same id."""
+        key = (id(service), id(plan), tier, limit)
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= self._most:
+                self._known.clear()
+            known = self._known[key] = (service, plan, LimitSet(self._limits(service, plan, tier, limit)))
+        return known[2]
+
+    def _limits(self, service: Service, plan: Plan | None, tier: Tier, limit: str) -> list[Limit]:
+        """The narrowest first: of several that are full the first one is told."""
+        rate = plan.default if plan else service.limit_of_callers(is_known=tier != "address")
+        limits = [Limit(tier, DEFAULT_LIMIT, rate, service.name)]
+        if limit != DEFAULT_LIMIT:
+            limits.insert(0, Limit("endpoint", limit, service.limit(limit), service.name))
+        if plan is None:
+            limits.append(_own_or(service, Limit("address", ADDRESS_LIMIT, self._rates.address_beside(rate))))
+        if plan and plan.burst:
+            limits.append(Limit("burst", BURST_LIMIT, plan.burst))
+        else:
+            limits.append(_own_or(service, Limit("burst", BURST_LIMIT, self._rates.burst_beside(rate))))
+        return [*limits, self._all]
+
+
+def _address(exchange: Exchange) -> str:
+    return f"address:{whose_address(exchange.forwarding.caller)}"
 
 
 def _caller(identity: Identity | None, address: str) -> tuple[Tier, str]:
     if identity is None:
         return "address", address
-    if identity.key_id:
-        return "key", f"key:{identity.key_id}"
+    if key_id := identity.key_id:
+        return "key", f"key:{key_id}"
     issuer = "" if identity.issuer == ISSUER else f"@{identity.issuer}"  # its users' ids are not ours
     return "user", f"user:{identity.user_id}{issuer}"
 
 
-def _of(service: Service, tier: Tier, name: str, rate: RateLimitItem, whom: str) -> Bucket:
-    own = service.limits.get(name) if service.limits else None
-    return Bucket(tier, name, own, service.name, whom) if own else Bucket(tier, name, rate, "", whom)
+def _own_or(service: Service, limit: Limit) -> Limit:
+    """The service's own limit of that name, if it has one, which then counts for it alone."""
+    own = service.limits.get(limit.name) if service.limits else None
+    return Limit(limit.tier, limit.name, own, service.name) if own else limit
 
 
 @lru_cache(maxsize=1024)
 def _at_least(rate: RateLimitItem, wanted: int) -> RateLimitItem:
     return rate if rate.amount >= wanted else RateLimitItemPerSecond(wanted, rate.get_expiry())
-
-
-def _of_all(rates: Rates) -> Bucket:
-    return Bucket("global", "global", rates.all)

@@ -19,6 +19,8 @@ from limits import RateLimitItem
 from gateway.limits.window import Ask, Told
 
 Tier = Literal["endpoint", "user", "key", "address", "burst", "global"]
+PASSING = ("global", "burst")
+"""Tiers that no caller goes by."""
 MOST_TOLD = 10**15 - 1
 """The largest integer of a structured field (RFC 9651, 3.3.1)."""
 
@@ -55,12 +57,17 @@ class Row:
         return max(1, math.ceil(self.reset_after_s))
 
 
-@dataclass(frozen=True, slots=True)
 class Verdict:
     """What all buckets said. Without rows nothing was counted."""
 
-    rows: tuple[Row, ...]
-    refused: Row | None = None
+    __slots__ = ("_rows", "refused")
+
+    def __init__(self, rows: tuple[Row, ...] = (), refused: Row | None = None) -> None:
+        self._rows, self.refused = rows, refused
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return self._rows
 
     @property
     def is_allowed(self) -> bool:
@@ -71,7 +78,7 @@ class Verdict:
         """The one that refused, else of those that a caller goes by the one with the least left."""
         if self.refused:
             return self.refused
-        lasting = [row for row in self.rows if row.bucket.tier not in ("global", "burst")]
+        lasting = [row for row in self.rows if row.bucket.tier not in PASSING]
         return min(lasting, key=lambda row: row.remaining, default=None)
 
     @property
@@ -83,7 +90,7 @@ class Verdict:
         rows = [row for row in self.rows if row.bucket.tier != "global"]
         current = rows if self.refused is None else [row for row in (self.refused,) if row.bucket.tier != "global"]
         fields = [
-            ("RateLimit-Policy", ", ".join(_policy(row.bucket.name, row.bucket.rate) for row in rows)),
+            ("RateLimit-Policy", ", ".join(policy(row.bucket.name, row.bucket.rate) for row in rows)),
             ("RateLimit", ", ".join(_service_limit(row) for row in current)),
         ]
         if (told := self.told) and told.bucket.tier != "global":
@@ -123,16 +130,16 @@ def whose_address(address: str) -> str:
     return str(ipaddress.IPv6Network((int(parsed), 64), strict=False))
 
 
-@lru_cache(maxsize=1024)
-def _policy(name: str, rate: RateLimitItem) -> str:
-    return f"{_string(name)};q={min(rate.amount, MOST_TOLD)};w={rate.get_expiry()}"
+def policy(name: str, rate: RateLimitItem) -> str:
+    """A member of `RateLimit-Policy`."""
+    return f"{quoted(name)};q={min(rate.amount, MOST_TOLD)};w={rate.get_expiry()}"
 
 
 def _service_limit(row: Row) -> str:
-    return f"{_string(row.bucket.name)};r={min(row.remaining, MOST_TOLD)};t={row.seconds}"
+    return f"{quoted(row.bucket.name)};r={min(row.remaining, MOST_TOLD)};t={row.seconds}"
 
 
-def _string(name: str) -> str:
+def quoted(name: str) -> str:
     """A String of a structured field (RFC 9651, 3.3.3)."""
     text = "".join(sign if " " <= sign <= "~" else "?" for sign in name)
     return '"' + text.replace("\\", r"\\").replace('"', r"\"") + '"'

@@ -8,6 +8,7 @@ open to all.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial, wraps
 from typing import overload
 
@@ -52,7 +53,7 @@ def count_unrouted(exchange: Exchange) -> None:
         _count(exchange, of_address(exchange), NO_SERVICE)
 
 
-def _count(exchange: Exchange, buckets: list[Bucket], service: str) -> None:
+def _count(exchange: Exchange, buckets: Sequence[Bucket], service: str) -> None:
     cost, when_down = (1, "local") if service == NO_SERVICE else (exchange.service.cost, exchange.service.on_store_down)
     try:
         verdict = exchange.runtime.limits.hit(buckets, cost, when_down)

@@ -19,8 +19,8 @@ from structlog.testing import capture_logs
 from deploy.local.valkey import Valkey
 from gateway import limits
 from gateway.limits import Bucket, Limits, Row, Store, Verdict, counting, store_of
+from gateway.limits.asked import KEYS
 from gateway.limits.local import LocalCounts
-from gateway.limits.store import KEYS
 from gateway.limits.verdict import Tier, whose_address
 from gateway.notation import WhenDown
 from gateway.observability.metrics import Metrics
