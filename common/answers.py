@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from enum import IntEnum
 from functools import lru_cache
 from typing import Any, Self
 
@@ -41,51 +40,28 @@ JOINED_BYTES = 64 << 10
 ALLOWED = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
 """What may stand in the value of a field; CR and LF are left to end its line."""
 
-KNOWN_NAMES = 1000
 
-
-class _Kind(IntEnum):
-    """What becomes of a field."""
-
-    PLAIN = 0
-    LENGTH = 1
-    DATE = 2
-    SERVER = 3
-    CONNECTION = 4
-    UPGRADE = 5
-    DROPPED = 6
-
-
+# what becomes of a field: each that is not plain has its own branch in `Response._take`
+_PLAIN, _LENGTH, _DATE, _SERVER, _CONNECTION, _UPGRADE, _DROPPED = range(7)
 _KINDS = {
-    **dict.fromkeys(util.hop_headers, _Kind.DROPPED),
-    "content-length": _Kind.LENGTH,
-    "date": _Kind.DATE,
-    "server": _Kind.SERVER,
-    "connection": _Kind.CONNECTION,
-    "upgrade": _Kind.UPGRADE,
+    **dict.fromkeys(util.hop_headers, _DROPPED),
+    "content-length": _LENGTH,
+    "date": _DATE,
+    "server": _SERVER,
+    "connection": _CONNECTION,
+    "upgrade": _UPGRADE,
 }
 
 
 class Response:
     """For one greenlet. `start_response`, then `write` for each piece, then `close`."""
 
-    __slots__ = (
-        "_body",
-        "_date",
-        "_fields",
-        "_is_1_0",
-        "_is_chunked",
-        "_is_head",
-        "_is_upgrade",
-        "_length",
-        "_must_close",
-        "_omits_body",
-        "_sent",
-        "_sock",
-        "_status",
-        "_status_line",
-        "headers_sent",
-    )
+    headers_sent = False
+    _status = 0  # not started
+    _sent = 0
+    _length: int | None = None
+    _is_chunked = False
+    _is_upgrade = False
 
     def __init__(
         self,
@@ -99,10 +75,6 @@ class Response:
         """`must_close`: the connection ends with this answer. `body`: of the request, where some is still to come."""
         self._sock = sock
         self._is_head, self._is_1_0, self._must_close, self._body = is_head, is_1_0, must_close, body
-        self._status = 0  # not started
-        self._sent = 0
-        self._is_upgrade = False
-        self.headers_sent = False
 
     @classmethod
     def to(cls, request: Request, sock: Any, _cfg: object = None) -> Self:
@@ -161,47 +133,46 @@ class Response:
                 exc_info = None
         elif self._status:
             raise AssertionError("Response headers already set!")
-        self._status, self._status_line = _status(status)
+        code = self._status = _code(status)
+        self._status_line = status
         self._take(headers)
-        code = self._status
         self._omits_body = self._is_head or code in (NO_CONTENT, NOT_MODIFIED) or code < 200
         self._is_chunked = self._length is None and not self._omits_body and not self._is_1_0
         return self.write
 
     def _take(self, headers: Iterable[tuple[str, str]]) -> None:
-        kinds, lines = _kinds, list[str]()
-        self._length, self._date = None, None
+        lines: list[str] = []
         doubtful: list[str] = []  # passes if the answer speaks for itself
+        self._length, self._speaks_for_itself = None, False
         for name, value in headers:
-            kind = kinds.get(name)
-            if kind is None:
-                kind = _kind_of(name)
+            kind = _kind_of(name)
             value = value.strip(" \t")
-            if not kind:
+            if kind == _PLAIN:
                 lines.append(f"{name}: {value}\r\n")
-            elif kind == _Kind.LENGTH:
+            elif kind == _LENGTH:
                 self._announce(name, value)
                 if self._status != NO_CONTENT and self._status >= 200:  # RFC 9110, 8.6
                     lines.append(f"{name}: {value}\r\n")
-            elif kind == _Kind.DATE:
-                self._date = b""
+            elif kind == _DATE:
+                self._speaks_for_itself = True
                 lines.append(f"{name}: {value}\r\n")
-            elif kind == _Kind.SERVER:
+            elif kind == _SERVER:
                 doubtful.append(f"{name}: {value}\r\n")
                 lines.append(doubtful[-1])
-            elif kind == _Kind.CONNECTION:
+            elif kind == _CONNECTION:
                 self._must_close |= value.lower() == "close"
                 self._is_upgrade |= value.lower() == "upgrade"
-            elif kind == _Kind.UPGRADE and value.lower() == "websocket":
+            elif kind == _UPGRADE and value.lower() == "websocket":
                 lines.append(f"{name}: {value}\r\n")
-        if doubtful and self._date is None:
+        if doubtful and not self._speaks_for_itself:
             lines = [line for line in lines if line not in doubtful]
         self._fields = _checked(lines)
 
     def _announce(self, name: str, value: str) -> None:
-        if not (value.isascii() and value.isdigit()) or self._length not in (None, int(value)):
+        length = int(value) if value.isascii() and value.isdigit() else -1
+        if length < 0 or self._length not in (None, length):
             raise InvalidResponseHeader(name)
-        self._length = int(value)
+        self._length = length
 
     def _head(self) -> bytes:
         if not self._status:
@@ -209,15 +180,12 @@ class Response:
         if self._body is not None and self._body.is_awaited:  # it may be sent or not: what follows could be either
             self._must_close = True
         self.headers_sent = True
-        connection = b"upgrade" if self._is_upgrade else b"close" if self.should_close() else b"keep-alive"
-        return b"HTTP/1.%d %b\r\n%bConnection: %b\r\n%b%b\r\n" % (
-            not self._is_1_0,
-            self._status_line,
-            _date(int(time.time())) if self._date is None else b"",
-            connection,
-            b"Transfer-Encoding: chunked\r\n" if self._is_chunked else b"",
-            self._fields,
-        )
+        connection = "upgrade" if self._is_upgrade else "close" if self.should_close() else "keep-alive"
+        second = 0 if self._speaks_for_itself else int(time.time())
+        begin = _begin(self._is_1_0, self._status_line, second, connection)
+        if self._is_chunked:
+            begin += b"Transfer-Encoding: chunked\r\n"
+        return begin + self._fields + b"\r\n"
 
     def write(self, data: bytes) -> None:
         """A piece of the body. What is beyond the announced length, or has no place in this answer, is not sent."""
@@ -225,9 +193,9 @@ class Response:
             raise TypeError(f"{data!r} is not a byte")
         head = b"" if self.headers_sent else self._head()
         if self._omits_body:
-            if data:
+            if data and not self._sent:
                 log.warning("body_dropped", status=self._status)
-            data = b""
+            self._sent, data = self._sent + len(data), b""
         elif self._length is not None:
             if len(data) > self._length - self._sent:
                 data = data[: self._length - self._sent]
@@ -255,17 +223,11 @@ class Response:
             self._sock.sendall(memoryview(data)[sent:])
 
 
-_kinds: dict[str, _Kind] = {}
-"""Names that were found to be tokens, and what becomes of such fields; at most `KNOWN_NAMES`."""
-
-
-def _kind_of(name: str) -> _Kind:
+@lru_cache(maxsize=1000)
+def _kind_of(name: str) -> int:
     if not TOKEN_RE.fullmatch(name):
         raise InvalidResponseHeaderName(repr(name))
-    if len(_kinds) >= KNOWN_NAMES:
-        _kinds.clear()
-    kind = _kinds[name] = _KINDS.get(name.lower(), _Kind.PLAIN)
-    return kind
+    return _KINDS.get(name.lower(), _PLAIN)
 
 
 def _checked(lines: list[str]) -> bytes:
@@ -285,12 +247,15 @@ def _checked(lines: list[str]) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _status(status: str) -> tuple[int, bytes]:
+def _code(status: str) -> int:
     if not STATUS_RE.fullmatch(status):
         raise ValueError(f"Invalid status {status!r}")
-    return int(status[:3]), status.encode("latin-1")
+    return int(status[:3])
 
 
-@lru_cache(maxsize=1)
-def _date(second: int) -> bytes:
-    return f"Date: {util.http_date(second)}\r\n".encode()
+@lru_cache(maxsize=64)
+def _begin(is_1_0: bool, status_line: str, second: int, connection: str) -> bytes:
+    """The first lines of a head. `second`: of the date, 0 for none."""
+    version = "HTTP/1.0" if is_1_0 else "HTTP/1.1"
+    date = f"Date: {util.http_date(second)}\r\n" if second else ""
+    return f"{version} {status_line}\r\n{date}Connection: {connection}\r\n".encode("latin-1")

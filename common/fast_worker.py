@@ -110,17 +110,18 @@ class FastWorker(ProblemWorker):
 
     def _answer_plain(self, head: PlainHead, data: bytes, incoming: Incoming, client: socket.socket) -> bytes:
         """Answer the request that `data` begins with. What is behind it. Raises `StopIteration` at the end."""
+        environ, fields, start = head
         incoming.requests += 1
-        environ, length, start = head.environ, head.length, head.size
-        end = start + length
+        end = start + fields.length
         body = None
         if len(data) >= end:
             environ["wsgi.input"] = BytesIO(data[start:end])
         else:
             incoming.unread(data[start:])
             incoming.await_body()
-            environ["wsgi.input"] = body = IncomingBody(LengthReader(incoming, length), is_awaited=False)
-        response = Response(client, is_head=head.is_head, must_close=head.closes or incoming.is_last)
+            environ["wsgi.input"] = body = IncomingBody(LengthReader(incoming, fields.length), is_awaited=False)
+        is_head = environ["REQUEST_METHOD"] == "HEAD"
+        response = Response(client, is_head=is_head, must_close=fields.closes or incoming.is_last)
         environ[TELL] = response.tell
         environ["wsgi.early_hints"] = response.early_hints
         is_last = self._answer(environ, response, client)

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from gunicorn.config import Config
@@ -23,38 +24,32 @@ from gunicorn.http.message import MAX_REQUEST_LINE, TOKEN_RE
 from common.answers import ALLOWED
 from common.messages import FIELDS, HEAD
 
-LINE = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[!\"$-~]*) HTTP/1\.1")
-"""A plain request line. A target with a `#` is not plain: gunicorn takes a fragment off it."""
+LINE = re.compile(r"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) ((/[!\"$->@-~]*)\??([!\"$-~]*)) HTTP/1\.1")
+"""A plain request line: method, target, and its path and query. No target with a `#`: gunicorn takes a fragment off."""
 
 NEVER_PLAIN = frozenset({"transfer-encoding", "expect", "upgrade"})
 
 LONGEST_LENGTH = 18
 """Digits of a Content-Length; more are not plain."""
 
-KNOWN_NAMES = 1000
+LONGEST_NAME = 100
+"""In bytes; of what is remembered for all connections."""
+
+REMEMBERED_BYTES = 4 << 10
+"""Longer fields are read anew each time: a connection that idles is to hold little."""
 
 
-class PlainHead(NamedTuple):
-    """The head of one request."""
-
-    environ: dict[str, Any]  # without what depends on more than the head
-    is_head: bool
-    length: int  # of the body
-    closes: bool  # the caller wants the connection to end
-    size: int  # in bytes, to the end of the empty line
-
-
-class _Fields(NamedTuple):
+class Fields(NamedTuple):
     """What a request's fields say."""
 
     environ: dict[str, Any]
-    length: int
-    closes: bool
+    length: int  # of the body
+    closes: bool  # the caller wants the connection to end
 
 
-class _Name(NamedTuple):
-    lower: str
-    key: str  # in the WSGI environment
+PlainHead: TypeAlias = tuple[dict[str, Any], Fields, int]
+"""The WSGI environment, but for what depends on more than the head; the fields, which are shared by requests; and how
+many bytes there were to the end of the empty line."""
 
 
 class HeadReader:
@@ -69,31 +64,25 @@ class HeadReader:
         self._size_limit: int = config.limit_request_field_size
         self._template = dict(template)
         self._block = b""
-        self._fields: _Fields | None = None
+        self._fields: Fields | None = None
 
     def read(self, data: bytes) -> PlainHead | None:
         """The head that `data` begins with; None if it is not whole, or not plain."""
         end = data.find(b"\r\n\r\n")
         line_end = data.find(b"\r\n", 0, end) if end > 0 else -1  # -1, too, where no field follows
-        line = LINE.fullmatch(data, 0, line_end) if 0 < line_end <= self._line_limit else None
+        line = LINE.fullmatch(data[:line_end].decode("latin-1")) if 0 < line_end <= self._line_limit else None
         if line is None:
             return None
         block = data[line_end + 2 : end]
-        if block != self._block:
-            self._block, self._fields = block, self._read_fields(block)
-        fields = self._fields
+        fields = self._fields if block == self._block else self._read_fields(block)
         if fields is None:
             return None
         environ = fields.environ.copy()
-        target = line[2].decode()
-        path, _, query = target.partition("?")
-        environ["REQUEST_METHOD"] = method = line[1].decode()
-        environ["RAW_URI"] = target
+        environ["REQUEST_METHOD"], environ["RAW_URI"], path, environ["QUERY_STRING"] = line.groups()
         environ["PATH_INFO"] = unquote_to_bytes(path).decode("latin-1") if "%" in path else path
-        environ["QUERY_STRING"] = query
-        return PlainHead(environ, method == "HEAD", fields.length, fields.closes, end + 4)
+        return environ, fields, end + 4
 
-    def _read_fields(self, block: bytes) -> _Fields | None:
+    def _read_fields(self, block: bytes) -> Fields | None:
         lines = block.decode("latin-1").split("\r\n")
         if (
             block.translate(None, ALLOWED) != b"\r\n" * (len(lines) - 1)
@@ -101,42 +90,36 @@ class HeadReader:
             or len(lines) > self._fields_limit
         ):
             return None
-        length, closes = 0, False
         fields: dict[str, str] = {}
         environ = self._template | {HEAD: block, FIELDS: fields}
         for line in lines:
             written, colon, value = line.partition(":")
-            name = _names.get(written) or _name(written)
-            if not colon or name is None or name.lower in fields:
+            name = _name(written) if len(written) <= LONGEST_NAME else None
+            if name is None or not colon:
                 return None
-            value = value.strip(" \t")
-            lower = name.lower
-            if lower == "content-length":
-                if not (value.isascii() and value.isdigit() and len(value) <= LONGEST_LENGTH):
-                    return None
-                length = int(value)
-            elif lower == "connection":
-                closes = value.lower() == "close"
-                if not closes and value.lower() != "keep-alive":
-                    return None
-            fields[lower] = environ[name.key] = value
-        if "host" not in fields or fields.get("content-type") == "":
+            lower, key = name
+            fields[lower] = environ[key] = value.strip(" \t")
+        length, connection = fields.get("content-length", "0"), fields.get("connection", "keep-alive").lower()
+        if (
+            len(fields) != len(lines)  # one came twice
+            or "host" not in fields
+            or not (length.isascii() and length.isdigit() and len(length) <= LONGEST_LENGTH)
+            or connection not in ("close", "keep-alive")
+            or fields.get("content-type") == ""
+        ):
             return None
-        return _Fields(environ, length, closes)
+        read = Fields(environ, int(length), connection == "close")
+        if len(block) <= REMEMBERED_BYTES:
+            self._block, self._fields = block, read
+        return read
 
 
-_names: dict[str, _Name] = {}
-"""Of plain fields, as callers write them; at most `KNOWN_NAMES`."""
-
-
-def _name(written: str) -> _Name | None:
-    """None for what is no token, or is not plain. A name with an underscore isn't: in the environment it would be
-    another's."""
+@lru_cache(maxsize=1000)
+def _name(written: str) -> tuple[str, str] | None:
+    """A field's name in small letters and as the environment has it; None for what is no token, or is not plain. A name
+    with an underscore isn't: in the environment it would be another's."""
     lower = written.lower()
     if not TOKEN_RE.fullmatch(written) or "_" in written or lower in NEVER_PLAIN:
         return None
     key = written.upper().replace("-", "_")
-    if len(_names) >= KNOWN_NAMES:
-        _names.clear()
-    _names[written] = name = _Name(lower, key if lower in ("content-type", "content-length") else f"HTTP_{key}")
-    return name
+    return lower, key if lower in ("content-type", "content-length") else f"HTTP_{key}"

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from common.answers import Response
 from common.messages import FIELDS, HEAD, IncomingBody, Request
-from common.plain_heads import HeadReader, PlainHead
+from common.plain_heads import REMEMBERED_BYTES, HeadReader, PlainHead
 from common.serving import PARSER
 from tests.support import hostile
 from tests.support.reflecting import fields_of
@@ -62,12 +62,12 @@ def assert_as_the_parser(raw: bytes, head: PlainHead, config: Config) -> None:
     request, environ = judged(raw, config)
     reader = cast("IncomingBody", request.body).reader
     assert isinstance(reader, LengthReader)
-    assert head.length == reader.length
-    assert head.closes == request.should_close()
-    assert head.is_head == (request.method == "HEAD")
-    assert raw[head.size :].startswith(request.unreader.read() or b"")
-    told = {key: value for key, value in environ.items() if key not in OF_THE_PARSER_ALONE}
-    assert head.environ == {**told, HEAD: request.head, FIELDS: fields_of(environ)}
+    told, fields, size = head
+    assert fields.length == reader.length
+    assert fields.closes == request.should_close()
+    assert raw[size:].startswith(request.unreader.read() or b"")
+    expected = {key: value for key, value in environ.items() if key not in OF_THE_PARSER_ALONE}
+    assert told == {**expected, HEAD: request.head, FIELDS: fields_of(environ)}
 
 
 @pytest.mark.parametrize("raw", SOUND.values(), ids=SOUND)
@@ -134,7 +134,7 @@ def test_fields_are_read_anew_only_when_they_differ() -> None:
     reader = HeadReader(STRICT, TEMPLATE)
     heads = [reader.read(hostile.get(b"X-A: 1\r\n", line=b"GET /%d HTTP/1.1" % number)) for number in range(2)]
     heads.append(reader.read(hostile.get(b"X-A: 2\r\n")))
-    first, second, other = (head.environ for head in heads if head)
+    first, second, other = (head[0] for head in heads if head)
 
     assert first[FIELDS] is second[FIELDS]
     assert (first["PATH_INFO"], second["PATH_INFO"]) == ("/0", "/1")
@@ -146,13 +146,30 @@ def test_application_that_changes_its_environment_changes_no_other() -> None:
     reader = HeadReader(STRICT, TEMPLATE)
     first = reader.read(hostile.get())
     assert first is not None
-    first.environ["HTTP_HOST"] = first.environ["gateway.thing"] = "changed"
+    first[0]["HTTP_HOST"] = first[0]["gateway.thing"] = "changed"
 
     second = reader.read(hostile.get())
 
     assert second is not None
-    assert second.environ["HTTP_HOST"] == "a"
-    assert "gateway.thing" not in second.environ
+    assert second[0]["HTTP_HOST"] == "a"
+    assert "gateway.thing" not in second[0]
+
+
+@pytest.mark.parametrize("size", [REMEMBERED_BYTES, 3 * REMEMBERED_BYTES])
+def test_long_fields_are_read_and_not_remembered(size: int) -> None:
+    reader = HeadReader(STRICT, TEMPLATE)
+    raw = hostile.get(b"X-A: %b\r\n" % (b"x" * (size - len("Host: a\r\nX-A: "))))
+    first, second = reader.read(raw), reader.read(raw)
+
+    assert first is not None
+    assert second is not None
+    assert first[0] == second[0]
+    assert (first[1] is second[1]) == (size <= REMEMBERED_BYTES)
+
+
+@pytest.mark.parametrize(("length", "is_plain"), [(100, True), (101, False)])
+def test_long_name_is_left_to_the_parser(length: int, *, is_plain: bool) -> None:
+    assert (read(hostile.get(b"X" * length + b": 1\r\n")) is not None) == is_plain
 
 
 def test_doubtful_fields_stay_doubtful() -> None:
