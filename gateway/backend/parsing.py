@@ -1,6 +1,6 @@
 """What an instance answers, read strictly: llhttp parses, by httptools; what it would let pass is refused here.
 
-A head is handed to the parser when it is whole, up to 64 KB and 100 fields. So it is known where each interim answer
+A head is handed to the parser when it is whole, up to 64 KB and 99 fields. So it is known where each interim answer
 (1xx) ends and where the answer to a HEAD does, and a head that is torn never looks like one. Refused here:
 
     another protocol or version, an empty line before the status line, a status below 100, NUL in a head
@@ -21,7 +21,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from requests import RequestException
 
 MOST_HEAD_BYTES = 64 << 10
-MOST_FIELDS = 100
+MOST_FIELDS = 99
 _MOST_NAMES = 1000
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _START = b"HTTP/1."
