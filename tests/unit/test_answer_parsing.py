@@ -107,6 +107,7 @@ DOUBTFUL = {
     "NUL in a value": HEAD.replace(b"1\r\n", b"\0\r\n"),
     "NUL in a name": HEAD.replace(b"X-A", b"X\0A"),
     "NUL in the reason": HEAD.replace(b"OK", b"O\0"),
+    "control character in the reason": HEAD.replace(b"OK", b"\x1e"),
     "control character": HEAD.replace(b": 1", b": \x01"),
     "DEL": HEAD.replace(b": 1", b": \x7f"),
     "folded line": HEAD.replace(b"1\r\n", b"1\r\n 2\r\n"),
@@ -331,6 +332,7 @@ def answers(draw: st.DrawFn) -> bytes:
 @example(raw=b"HTTP/1.1 103 E\r\n\r\n\r\n" + HEAD, places=[20], method="GET")
 @example(raw=HEAD.replace(b"HTTP/1.1", b"HTTP/2.0"), places=[], method="GET")
 @example(raw=HEAD.replace(b"HTTP/1.1", b"RTSP/1.0"), places=[3], method="GET")
+@example(raw=b"HTTP/1.1 204 \x1e\r\n\r\n", places=[], method="HEAD")
 @example(raw=HEAD.replace(b"200", b"099"), places=[], method="GET")
 @example(raw=HEAD.replace(b": 2", b": 2 "), places=[], method="GET")
 @example(raw=DOUBTFUL["coding below chunks"], places=[], method="GET")
