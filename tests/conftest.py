@@ -18,6 +18,8 @@ ALSO = {
         "integration/test_gateway_targets.py",
         "integration/test_gateway_request_fields.py",
         "integration/test_workers_agree.py",
+        "unit/test_answer_parsing.py",
+        "unit/test_answers_never_mixed.py",
         "unit/test_credentials.py",
         "unit/test_dependencies.py",
         "unit/test_headers.py",

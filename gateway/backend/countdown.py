@@ -63,7 +63,7 @@ class Countdown:
         self.wish_s = wish_s
         self.ends_at = began + total_s
         self.wish_ends_at = math.inf if wish_s is None else began + wish_s
-        self._limit: Limit | None = None
+        self.limit_in_force: Limit | None = None
 
     def left_s(self) -> float:
         """Seconds, 0.0 once nothing is left that could be told in whole milliseconds."""
@@ -72,8 +72,7 @@ class Countdown:
 
     def limit(self, try_timeout_s: float) -> Limit:
         """For one try; its time begins when the `with` block is entered."""
-        self._limit = Limit(self, try_timeout_s)
-        return self._limit
+        return Limit(self, try_timeout_s)
 
     def standing_still(self, reader: Reader) -> Reader:
         """`reader`, the caller's body, for whose pieces neither the total nor the try has to wait."""
@@ -81,15 +80,15 @@ class Countdown:
 
     def stop(self) -> float:
         """The caller is waited for from now on. Returns the time, for `go_on`."""
-        if self._limit is not None:
-            self._limit.suspend()
+        if self.limit_in_force is not None:
+            self.limit_in_force.suspend()
         return self.clock()
 
     def go_on(self, stopped_at: float) -> None:
         waited_s = self.clock() - stopped_at
         self.ends_at += waited_s
-        if self._limit is not None:
-            self._limit.resume(waited_s)
+        if self.limit_in_force is not None:
+            self.limit_in_force.resume(waited_s)
 
 
 class Limit:
@@ -130,6 +129,7 @@ class Limit:
         if self.given_s < LEAST_S:
             raise OutOfTime
         self._greenlet = getcurrent()
+        self._countdown.limit_in_force = self
         self._set_alarm(self.given_s)
         return self
 
@@ -138,6 +138,8 @@ class Limit:
     ) -> Literal[False]:
         self.suspend()
         self._greenlet = None
+        if self._countdown.limit_in_force is self:
+            self._countdown.limit_in_force = None
         if error is not None and error is self._thrown:
             raise OutOfTime from None
         return False

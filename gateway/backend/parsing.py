@@ -1,9 +1,10 @@
 """What an instance answers, read strictly: llhttp parses, by httptools; what it would let pass is refused here.
 
-A head is handed to the parser when it is whole, up to 64 KB and 100 fields. So it is known where each interim answer
+A head is handed to the parser when it is whole, up to 64 KB and 99 fields. So it is known where each interim answer
 (1xx) ends and where the answer to a HEAD does, and a head that is torn never looks like one. Refused here:
 
-    another protocol or version, an empty line before the status line, a status below 100, NUL in a head
+    another protocol or version, an empty line before the status line, a status below 100, a control
+    character in the reason
     a Content-Length that is no plain number, a Transfer-Encoding that is not just `chunked`
     101, for nobody asked for an upgrade
     chunk extensions and trailers without end
@@ -21,9 +22,10 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from requests import RequestException
 
 MOST_HEAD_BYTES = 64 << 10
-MOST_FIELDS = 100
+MOST_FIELDS = 99
 _MOST_NAMES = 1000
 _BARE_LF = re.compile(rb"(?<!\r)\n")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _START = b"HTTP/1."
 
 Fields = list[tuple[str, str]]
@@ -110,7 +112,7 @@ class AnswerParser:
                 _check_part(data)
                 self._head = data
                 return
-            if not data.startswith(_START) or end > MOST_HEAD_BYTES or data.find(0, 0, end) >= 0:
+            if not data.startswith(_START) or end > MOST_HEAD_BYTES:
                 raise DoubtfulFraming("no head of an answer")
             self._is_old = data[7] == 0x30
             if data[9] != 0x31:
@@ -143,6 +145,10 @@ class AnswerParser:
 
     def on_message_begin(self) -> None:
         self._begun += 1
+
+    def on_status(self, reason: bytes) -> None:
+        if reason != b"OK" and _CONTROL.search(reason):
+            self._fault = "reason"
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.has_head:  # a trailer, or what comes behind

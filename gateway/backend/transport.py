@@ -210,7 +210,7 @@ class RawTargetAdapter(BaseAdapter):
         sending: Sending | None = None
         try:
             sending = _begin(connection, outgoing, head, read_s)
-            _await_head(connection, outgoing, sending)
+            await_head(connection, outgoing, sending)
             return Response(outgoing, Incoming(connection, pool, sending))
         except BaseException as error:
             _end(connection, sending)
@@ -260,7 +260,7 @@ def _sent(connection: Connection, data: bytes) -> int:
         return len(data)
 
 
-def _await_head(connection: Connection, outgoing: Outgoing, sending: Sending | None) -> None:
+def await_head(connection: Connection, outgoing: Outgoing, sending: Sending | None) -> None:
     """Until the final answer's head is there."""
     answer, body = connection.answers, outgoing.content
     while not answer.has_head:
