@@ -43,6 +43,7 @@ from gateway.compiler import Compiler
 from gateway.edge import Edge
 from gateway.exchange import SOURCE
 from gateway.incidents import Incidents
+from gateway.observability.access import AccessLog
 from gateway.observability.metrics import Metrics
 from gateway.openapi.documents import Documents
 from gateway.reload import Loader
@@ -85,6 +86,7 @@ def create_app(given: GatewaySettings | None = None) -> Flask:
         limits=limits.init_app(app, chosen, metrics),
         cache=CacheStore(shared.client(pool)),
         metrics=metrics,
+        access=AccessLog(SOURCE, level=chosen.log_level, log_format=chosen.log_format),
         health=pages.make_health(verifier.keys),
         instance_health=InstanceHealth(),
         incidents=Incidents(shared.client(pool)),
