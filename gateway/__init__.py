@@ -84,7 +84,7 @@ def create_app(given: GatewaySettings | None = None) -> Flask:
         verifier=verifier,
         api_keys=ApiKeys(_user_service(chosen), verifier),
         limits=limits.init_app(app, chosen, metrics),
-        cache=CacheStore(shared.client(pool)),
+        cache=CacheStore(shared.client(pool), shared.way(pool, chosen.redis_timeout_ms)),
         metrics=metrics,
         access=AccessLog(SOURCE, level=chosen.log_level, log_format=chosen.log_format),
         health=pages.make_health(verifier.keys),
