@@ -1,16 +1,18 @@
 """Logs: one JSON line an event, the same shape in all processes, joined by `request_id`.
 
-gunicorn serves a whole keep-alive connection in one greenlet and a contextvar lives as long as its greenlet, so
-`bind_request` clears what the request before left behind.
+gunicorn serves a whole keep-alive connection in one greenlet and a contextvar lives as long as its greenlet, so each
+request begins with `bind_request`. Nothing else is bound: structlog's own contextvars would have to be cleared, too.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import logging.config
 import os
 import re
 import sys
+from collections.abc import Callable
 from contextvars import ContextVar
 
 import orjson
@@ -20,6 +22,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from common.masking import mask
 
 _REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+_OLDER: list[Callable[[], None]] = []
 _ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 
 
@@ -35,7 +38,6 @@ def acceptable_request_id(value: str | None) -> str | None:
 
 def bind_request(request_id: str) -> None:
     """Start a request: forget the one before, remember this id in every log line."""
-    structlog.contextvars.clear_contextvars()
     _REQUEST_ID.set(request_id)
 
 
@@ -56,7 +58,7 @@ def configure(service: str, *, level: str = "INFO", log_format: str = "json") ->
         return event
 
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _write_first,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         add_service,
@@ -94,6 +96,23 @@ def configure(service: str, *, level: str = "INFO", log_format: str = "json") ->
     return config
 
 
+def write_first(flush: Callable[[], None]) -> None:
+    """Have `flush` called before any line is written, to write those that are older. It logs nothing itself."""
+    _OLDER.append(flush)
+
+
+def rendered(event: EventDict, log_format: str) -> bytes:
+    """The line of an event that has passed all processors; its first fields are time, level and event."""
+    text = _json(event) if log_format == "json" else _console_line(None, "", event).encode("utf-8", "backslashreplace")
+    return text + b"\n"
+
+
+def _write_first(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    for flush in _OLDER:
+        flush()
+    return event
+
+
 def _json_line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     ordered = {
         "time": event.pop("time", ""),
@@ -101,7 +120,14 @@ def _json_line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
         "event": event.pop("event", ""),
         **event,
     }
-    return orjson.dumps(ordered, default=str).decode()
+    return _json(ordered).decode()
+
+
+def _json(event: EventDict) -> bytes:
+    try:
+        return orjson.dumps(event, default=str)
+    except TypeError:  # half of a surrogate pair, that a caller has sent, can't be written in UTF-8
+        return json.dumps(event, default=str).encode()
 
 
 def _console_line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

@@ -102,27 +102,27 @@ class Verifier:
         if len(token) > MAX_TOKEN_BYTES:
             raise InvalidToken("The token is too long.")
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
-        identity, good_until = self._cache.get(digest, (None, 0.0))
-        is_known = identity is not None and time.time() < good_until
-        self._tell("hit" if is_known else "miss")
-        if identity is None or not is_known:
+        known = self._cache.get(digest)
+        if known is None or time.time() >= known[1]:
+            self._tell("miss")
             self._cache.pop(digest, None)
             identity = self._decode(digest, token)
-        self._ask_whether_revoked(digest, identity)
-        if digest in self._cache:
+        else:
+            self._tell("hit")
             self._cache.move_to_end(digest)
+            identity = known[0]
+        if self._revoked is not None:
+            self._ask_whether_revoked(self._revoked, digest, identity)
         return identity
 
     def forget(self) -> None:
         """Decode each token anew: a key has gone."""
         self._cache.clear()
 
-    def _ask_whether_revoked(self, digest: bytes, identity: Identity) -> None:
-        if self._revoked is None:
-            return
-        if not self._revoked.is_trusted:
+    def _ask_whether_revoked(self, revoked: Revoked, digest: bytes, identity: Identity) -> None:
+        if not revoked.is_trusted:
             raise KeysUnavailable("what was revoked is not known")
-        if self._revoked.is_revoked(identity):
+        if revoked.is_revoked(identity):
             self._cache.pop(digest, None)
             raise InvalidToken("The token was revoked.")
 

@@ -44,6 +44,7 @@ from gateway.dispatch import DISPATCHER, Dispatcher
 from gateway.edge import Edge
 from gateway.exchange import EXCHANGE, SOURCE
 from gateway.incidents import Incidents
+from gateway.observability.access import AccessLog
 from gateway.observability.metrics import Metrics
 from gateway.openapi.documents import Documents
 from gateway.reload import Loader
@@ -84,8 +85,9 @@ def create_app(given: GatewaySettings | None = None) -> Flask:
         verifier=verifier,
         api_keys=ApiKeys(user_service(chosen, me=SOURCE), verifier),
         limits=limits.init_app(app, chosen, metrics),
-        cache=CacheStore(shared.client(pool)),
+        cache=CacheStore(shared.client(pool), shared.way(pool, chosen.redis_timeout_ms)),
         metrics=metrics,
+        access=AccessLog(SOURCE, level=chosen.log_level, log_format=chosen.log_format),
         health=pages.make_health(verifier.keys),
         instance_health=InstanceHealth(),
         incidents=Incidents(shared.client(pool)),

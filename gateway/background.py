@@ -1,5 +1,5 @@
-"""What a worker does beside answering: it reads what was revoked, hears what other workers tell, keeps keys and the
-instances of services current, and checks whether they are well.
+"""What a worker does beside answering: it writes what it has answered into log and metrics, reads what was revoked,
+hears what other workers tell, keeps keys and the instances of services current, and checks whether they are well.
 
 Begun in the worker, for no greenlet survives a fork, and before it takes its first request.
 """
@@ -16,6 +16,8 @@ from gateway.table import Table
 def start(runtime: Runtime, is_running: Callable[[], bool]) -> None:
     """Begin, and go on until it `is_running` no longer. Takes four seconds at most: what was revoked is read first, and
     names are looked up."""
+    runtime.access.start()
+    runtime.metrics.start(has_others=runtime.settings.workers != 1)
     runtime.verifier.start(is_running)
     runtime.api_keys.start(is_running)
     runtime.bus.start(is_running)

@@ -12,9 +12,8 @@ browser sends unasked, counts only where nothing else is shown. What a service g
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from common.keys import InvalidToken
 from common.problems import BadRequest
@@ -23,8 +22,7 @@ from common.tokens import bearer_token
 KEY_HEADER = "x-api-key"
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
+class Credential(NamedTuple):
     """`value` is the token, or the key. A cookie holds a token."""
 
     kind: Literal["token", "key", "cookie"]
@@ -37,6 +35,10 @@ def credential_of(headers: Mapping[str, str], cookie: str = "") -> Credential | 
     Raises `BadRequest` for two, `InvalidToken` for a malformed one.
     """
     authorization, key = headers.get("authorization"), headers.get(KEY_HEADER)
+    if key is None and authorization is not None and authorization.startswith("Bearer "):  # the usual case, read once
+        token = authorization[7:].strip()
+        if token and " " not in token and "," not in token:
+            return Credential("token", token)
     if authorization is not None and key is not None:
         raise BadRequest(
             "The request has both Authorization and X-API-Key; send one of them.", code="AMBIGUOUS_CREDENTIALS"

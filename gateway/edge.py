@@ -13,8 +13,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-import structlog
-
 from common import logs, problems
 from common.messages import FIELDS, HEAD, TELL
 from common.problems import Problem, status_line
@@ -23,14 +21,13 @@ from gateway.browser_fields import answers_preflight, completed
 from gateway.dispatch import Dispatcher, refusal
 from gateway.exchange import EXCHANGE, Answer, Exchange, HeaderList
 from gateway.headers import Fields, Forwarding, direct, trace_caller
+from gateway.observability.access import Line
 from gateway.router import Route
 from gateway.runtime import Runtime
 from gateway.targets import Target, check_host, is_host, other_reading, read_target
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-
-access_log = structlog.get_logger("access")
 
 QUIET_PATHS = frozenset({"/health", "/ready", "/health/startup", "/metrics"})
 
@@ -218,15 +215,18 @@ class _Line:
         if route is None and path in QUIET_PATHS and self._status < 400:
             return
         identity = exchange.known_identity if route and exchange else None
-        access_log.info(
-            "request",
-            method=environ["REQUEST_METHOD"][:32],
-            path=path[:512],
-            status=self._status,
-            ms=round(elapsed_s * 1000, 2),
-            to=service,
-            route=route_name,
-            caller=exchange.forwarding.caller if exchange else environ["REMOTE_ADDR"],
-            **({"user": identity.user_id} if identity else {}),
-            **(exchange.notes if exchange else {}),
+        self._runtime.access.add(
+            Line(
+                time.time(),
+                self.request_id,
+                environ["REQUEST_METHOD"],
+                path,
+                self._status,
+                elapsed_s,
+                service,
+                route_name,
+                exchange.forwarding.caller if exchange else environ["REMOTE_ADDR"],
+                identity.user_id if identity else "",
+                exchange.notes if exchange else {},
+            )
         )

@@ -23,6 +23,7 @@ from gateway.bus import Bus
 from gateway.cache.store import CacheStore
 from gateway.incidents import Incidents
 from gateway.limits import Limits
+from gateway.observability.access import AccessLog
 from gateway.observability.metrics import Metrics
 from gateway.openapi.documents import Documents
 from gateway.settings import GatewaySettings
@@ -42,6 +43,7 @@ class Runtime:
     limits: Limits
     cache: CacheStore
     metrics: Metrics
+    access: AccessLog
     health: Health
     instance_health: InstanceHealth
     incidents: Incidents

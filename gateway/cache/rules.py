@@ -70,8 +70,19 @@ class Wish:
     min_fresh_s: int
 
 
+_ANYTHING = Wish(may_use=True, may_keep=True, only_if_cached=False, max_age_s=None, min_fresh_s=0)
+
+
 def wish(method: str, headers: Mapping[str, str]) -> Wish:
     """`headers` by lower-case names. A request with a body or a Range goes past the cache."""
+    if method == "GET" and not (
+        "cache-control" in headers
+        or "pragma" in headers
+        or "range" in headers
+        or "content-length" in headers
+        or "transfer-encoding" in headers
+    ):
+        return _ANYTHING
     said = directives(headers.get("cache-control"))
     if "cache-control" not in headers and "no-cache" in headers.get("pragma", "").lower():  # 5.4
         said["no-cache"] = None

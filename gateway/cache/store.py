@@ -21,14 +21,16 @@ import hashlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 import orjson
 import redis
 import structlog
-from redis.commands.core import Script
 
 from gateway.cache.rules import LONGEST_S, STALE_S
+from gateway.pipe import ALL_IN_USE
+from gateway.scripts import Pooled, Script, Way, bulk
 from gateway.shared import PREFIX
 
 log = structlog.get_logger("cache")
@@ -38,7 +40,7 @@ PAUSE_S = 1.0
 KEPT_S = LONGEST_S + STALE_S
 
 # KEYS: clock, entry. Answers {clock, vary, stored, body-and-head} with the last three only for an entry that counts.
-_LOOK_UP = """
+_LOOK_UP = Script("""
 local clock = redis.call('GET', KEYS[1]) or '0'
 local entry = redis.call('HMGET', KEYS[2], 'clock', 'groups', 'vary', 'data')
 if not entry[1] or tonumber(entry[1]) > tonumber(clock) then return {clock} end
@@ -50,7 +52,7 @@ for group in string.gmatch(entry[2] or '', '[^\\n]+') do
   end
 end
 return {clock, entry[3] or '', entry[4] or ''}
-"""
+""")
 
 # KEYS: clock. ARGV: how long notes are kept, their prefix, then the groups.
 _INVALIDATE = """
@@ -91,9 +93,9 @@ class Found:
 class CacheStore:
     """Shared by the greenlets of a worker; each method is one script or command."""
 
-    def __init__(self, client: redis.Redis) -> None:
-        self._client = client
-        self._look_up = client.register_script(_LOOK_UP)
+    def __init__(self, client: redis.Redis, way: Way | None = None) -> None:
+        """Answers are looked up by `way`, by default one connection for each look-up; all else is done by `client`."""
+        self._client, self._way = client, way or Pooled(client.connection_pool)
         self._invalidate = client.register_script(_INVALIDATE)
         self._away_until = 0.0
         self._is_away = False
@@ -101,7 +103,7 @@ class CacheStore:
     def look_up(self, address: str, variant: str = "") -> Found:
         """`address` is the service and the raw target; `variant` as `rules.variant_key` says."""
         try:
-            row = cast("list[bytes]", self._run(self._look_up, [_CLOCK, _key(address, variant)], [_GROUP]))
+            row = cast("list[bytes]", self._ask(_key(address, variant)))
         except redis.RedisError:
             return Found(None)
         clock = int(row[0])
@@ -153,13 +155,14 @@ class CacheStore:
         except redis.RedisError as error:
             self._rest(error)
 
-    def _run(self, script: Script, keys: list[str], arguments: list[str]) -> object:
+    def _ask(self, key: bytes) -> object:
         if time.monotonic() < self._away_until:
             raise redis.ConnectionError("resting")
         try:
-            answer = script(keys, arguments)
+            answer = _LOOK_UP.run(self._way, _HEAD, _COUNT, _ARGUMENTS % key)
         except redis.RedisError as error:
-            self._rest(error)
+            if str(error) != ALL_IN_USE:
+                self._rest(error)
             raise
         if self._is_away:
             self._is_away = False
@@ -177,9 +180,16 @@ _CLOCK = f"{PREFIX}:cache:clock"
 _GROUP = f"{PREFIX}:cache:group:"
 
 
-def _key(address: str, variant: str) -> str:
-    digest = hashlib.sha256(f"{address}\n{variant}".encode("utf-8", "surrogateescape")).hexdigest()
-    return f"{PREFIX}:cache:entry:{digest}"
+_ENTRY = f"{PREFIX}:cache:entry:".encode()
+_KEY_BYTES = len(_ENTRY) + 2 * hashlib.sha256().digest_size
+
+_COUNT = 4
+_HEAD = _LOOK_UP.head(_COUNT)
+_ARGUMENTS = b"%b%b$%d\r\n%%b\r\n%b" % (bulk(b"2"), bulk(_CLOCK.encode()), _KEY_BYTES, bulk(_GROUP.encode()))
+
+
+def _key(address: str, variant: str) -> bytes:
+    return _ENTRY + hashlib.sha256(f"{address}\n{variant}".encode("utf-8", "surrogateescape")).hexdigest().encode()
 
 
 def _uri_group(address: str) -> str:
@@ -193,5 +203,12 @@ def _pack(entry: Entry) -> bytes:
 
 def _unpack(data: bytes) -> Entry:
     size = int.from_bytes(data[:4], "big")
-    status, headers, stored_at, lifetime_s = orjson.loads(data[4 : 4 + size])
-    return Entry(status, [(name, value) for name, value in headers], data[4 + size :], stored_at, lifetime_s)
+    status, headers, stored_at, lifetime_s = _unpacked_head(data[4 : 4 + size])
+    return Entry(status, [*headers], data[4 + size :], stored_at, lifetime_s)
+
+
+@lru_cache(maxsize=512)
+def _unpacked_head(text: bytes) -> tuple[int, tuple[tuple[str, str], ...], float, int]:
+    """All of an entry but its body. The same bytes mean the same, whenever they come."""
+    status, headers, stored_at, lifetime_s = orjson.loads(text)
+    return status, tuple((name, value) for name, value in headers), stored_at, lifetime_s

@@ -1,22 +1,33 @@
 """Prometheus metrics of the gateway, summed over all workers when gunicorn runs several.
 
 `PROMETHEUS_MULTIPROC_DIR` must be set before prometheus_client is first imported; `gunicorn.conf.py` does that.
+
+Counters lag by `counts.FLUSH_S`, so the page of one worker waits that long for the others, and a graceful stop loses
+nothing.
 """
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
+import time
 from collections.abc import Callable
 
 if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # prometheus_client only asks whether it is there, empty or not
 
+import gevent
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from gateway.observability.counts import FLUSH_S, Counts, Timings
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+SETTLED_S = 1.5 * FLUSH_S
+"""After which all workers have told what they counted before."""
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 BREAKER_STATES = {"closed": 0, "half-open": 1, "open": 2}
 
 
@@ -25,15 +36,21 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self._has_others = False
+        self._counts: list[Counts | Timings] = []
         counter, gauge = self._counter, self._gauge
-        self._requests = counter("gateway_requests", "Requests answered.", "service", "route", "method", "status")
-        self._duration = Histogram(
+        labels = ("service", "route", "method", "status")
+        requests = Counter("gateway_requests", "Requests answered.", labels, registry=self._registry)
+        duration = Histogram(
             "gateway_request_duration_seconds",
             "From the first byte parsed to the last byte sent.",
             ("service", "route"),
             buckets=BUCKETS_S,
             registry=self._registry,
         )
+        self._answered = Timings(requests, duration, BUCKETS_S)
+        self._counts.append(self._answered)
+        self._under_way = self._told_under_way = 0
         self._in_flight = gauge("gateway_requests_in_flight", "Requests being answered now.", mode="livesum")
         self._calls = counter("gateway_backend_calls", "Calls to services, by outcome.", "service", "outcome")
         self._retries = counter("gateway_retries", "Tries after the first, by why.", "service", "reason")
@@ -76,46 +93,66 @@ class Metrics:
         self._reloads = counter("gateway_config_reloads", "Looks at the services file, and rollbacks.", "outcome")
         self._limit_store.set(1)
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, labels, registry=self._registry)
+    def _counter(self, name: str, text: str, *labels: str) -> Counts:
+        made = Counts(Counter(name, text, labels, registry=self._registry))
+        self._counts.append(made)
+        return made
 
     def _gauge(self, name: str, text: str, *labels: str, mode: str) -> Gauge:
         return Gauge(name, text, labels, registry=self._registry, multiprocess_mode=mode)  # pyright: ignore[reportArgumentType] - a literal
 
+    def start(self, *, has_others: bool) -> None:
+        """Begin to tell what is counted, as long as this worker lives. `has_others` do so beside it."""
+        self._has_others = has_others
+        gevent.spawn(self._go_on)
+        atexit.register(self.flush)
+
+    def _go_on(self) -> None:
+        while True:
+            gevent.sleep(FLUSH_S)
+            self.flush()
+
+    def flush(self) -> None:
+        """Tell what was counted since the last time."""
+        for each in self._counts:
+            each.flush()
+        if self._under_way != self._told_under_way:
+            self._told_under_way = self._under_way
+            self._in_flight.set(self._under_way)
+
     def began(self) -> None:
-        self._in_flight.inc()
+        self._under_way += 1
 
     def answered(self, service: str, route: str, method: str, status: int, seconds: float) -> None:
-        self._in_flight.dec()
-        self._requests.labels(service, route, _known_method(method), str(status)).inc()
-        self._duration.labels(service, route).observe(seconds)
+        self._under_way -= 1
+        self._answered.add(service, route, method if method in METHODS else "other", status, seconds)
 
     def called(self, service: str, outcome: str) -> None:
-        self._calls.labels(service, outcome).inc()
+        self._calls.add(service, outcome)
 
     def retried(self, service: str, reason: str) -> None:
-        self._retries.labels(service, reason).inc()
+        self._retries.add(service, reason)
 
     def hedged(self, service: str, outcome: str) -> None:
-        self._hedges.labels(service, outcome).inc()
+        self._hedges.add(service, outcome)
 
     def shed(self, service: str, reason: str) -> None:
-        self._shed.labels(service, reason).inc()
+        self._shed.add(service, reason)
 
     def waiting(self, service: str, change: int) -> None:
         self._waiting.labels(service).inc(change)
 
     def mirrored(self, service: str, outcome: str) -> None:
-        self._mirrored.labels(service, outcome).inc()
+        self._mirrored.add(service, outcome)
 
     def fell_back(self, service: str, kind: str) -> None:
-        self._fallbacks.labels(service, kind).inc()
+        self._fallbacks.add(service, kind)
 
     def breaker(self, service: str, instance: str, state: str) -> None:
         self._breakers.labels(service, instance).set(BREAKER_STATES[state])
 
     def ejected(self, service: str) -> None:
-        self._ejections.labels(service).inc()
+        self._ejections.add(service)
 
     def instance_up(self, service: str, instance: str, is_up: bool) -> None:
         self._instances_up.labels(service, instance).set(1 if is_up else 0)
@@ -127,23 +164,23 @@ class Metrics:
             gauge.labels(service, instance).set(math.nan)
 
     def token_looked_up(self, result: str) -> None:
-        self._token_cache.labels(result).inc()
+        self._token_cache.add(result)
 
     def revocations(self, is_current: bool, entries: int) -> None:
         self._revocations_current.set(1 if is_current else 0)
         self._revocations.set(entries)
 
     def limited(self, service: str, limit: str) -> None:
-        self._limited.labels(service, limit).inc()
+        self._limited.add(service, limit)
 
     def limit_store_up(self, is_up: bool) -> None:
         self._limit_store.set(1 if is_up else 0)
 
     def cached(self, service: str, result: str) -> None:
-        self._cache.labels(service, result).inc()
+        self._cache.add(service, result)
 
     def validated(self, service: str, route: str, outcome: str) -> None:
-        self._validated.labels(service, route, outcome).inc()
+        self._validated.add(service, route, outcome)
 
     def openapi_known(self, service: str, is_known: bool) -> None:
         self._openapi.labels(service).set(1 if is_known else 0)
@@ -153,10 +190,13 @@ class Metrics:
         self._config_ok.set(1 if is_ok else 0)
 
     def reloaded(self, outcome: str) -> None:
-        self._reloads.labels(outcome).inc()
+        self._reloads.add(outcome)
 
     def page(self) -> bytes:
         """All metrics in the text format of Prometheus."""
+        if self._has_others:
+            time.sleep(SETTLED_S)
+        self.flush()
         text = generate_latest(_collect() if "PROMETHEUS_MULTIPROC_DIR" in os.environ else self._registry)
         return b"".join(line for line in text.splitlines(keepends=True) if not line.endswith(b" NaN\n"))
 
@@ -166,7 +206,3 @@ def _collect() -> CollectorRegistry:
     collector: Callable[[CollectorRegistry], object] = MultiProcessCollector
     collector(registry)
     return registry
-
-
-def _known_method(method: str) -> str:
-    return method if method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} else "other"

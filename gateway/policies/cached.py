@@ -108,16 +108,17 @@ def _stale(exchange: Exchange, wish: rules.Wish, code: str) -> Answer | None:
 
 
 def _kept(exchange: Exchange, entry: Entry, detail: str = "", note: str = "hit") -> Answer:
-    headers = [*entry.headers, ("Age", str(entry.age_s))]
+    age_s, wanted = entry.age_s, exchange.headers.get("if-none-match")
+    headers = [*entry.headers, ("Age", str(age_s))]
     answer = Answer(entry.status, headers, (entry.body,))
-    if rules.matches(exchange.headers.get("if-none-match"), answer.header("etag")):
+    if wanted is not None and rules.matches(wanted, answer.header("etag")):
         without_body = [
             (name, value) for name, value in headers if name.lower() not in ("content-length", "content-type")
         ]
         answer = Answer(304, without_body, ())
     elif exchange.method == "HEAD":
         answer = Answer(entry.status, headers, ())
-    _say(exchange, answer, f"gateway; hit; ttl={entry.left_s}{detail}", note)
+    _say(exchange, answer, f"gateway; hit; ttl={entry.lifetime_s - age_s}{detail}", note)
     return answer
 
 

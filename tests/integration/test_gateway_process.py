@@ -143,6 +143,8 @@ def test_counts_survive_a_renewal_and_a_killed_worker(start_gateway: GatewayFact
     ready(gateway)
     for _ in range(5):
         gateway.get("/open/x")
+    counted = 'gateway_requests_total{method="GET",route="open.forward",service="open",status="200"} 5.0'
+    gateway.wait_for_metric(counted)  # else a crash loses it
 
     (old,) = gateway.process.children()
     with gateway.connect() as lost:
@@ -154,8 +156,25 @@ def test_counts_survive_a_renewal_and_a_killed_worker(start_gateway: GatewayFact
     gateway.process.hup()
     wait_until(lambda: answers(gateway), "the renewed worker to answer", timeout_s=15)
 
-    gateway.wait_for_metric('gateway_requests_total{method="GET",route="open.forward",service="open",status="200"} 5.0')
+    gateway.wait_for_metric(counted)
     gateway.wait_for_metric("gateway_requests_in_flight 1.0")
+
+
+def test_a_graceful_end_of_workers_loses_no_count_and_no_line(start_gateway: GatewayFactory) -> None:
+    gateway = start_gateway(WEB_CONCURRENCY="2")
+    ready(gateway)
+    old = gateway.process.children()
+
+    for number in range(30):
+        gateway.get(f"/open/{number}")
+    gateway.process.hup()
+    wait_until(lambda: not any(map(is_alive, old)), "the end of both workers", timeout_s=15)
+    wait_until(lambda: answers(gateway), "the renewed workers to answer", timeout_s=15)
+
+    page = gateway.operations("/metrics").body.decode()
+    assert 'gateway_requests_total{method="GET",route="open.forward",service="open",status="200"} 30.0' in page
+    assert 'gateway_request_duration_seconds_count{route="open.forward",service="open"} 30.0' in page
+    assert len({line["path"] for line in gateway.events("request") if line["to"] == "open"}) == 30
 
 
 def answers(gateway: Gateway) -> bool:
