@@ -19,8 +19,9 @@ from pathlib import Path
 from bench import environment, load, report
 from bench.callers import Callers
 from bench.measuring import CaseFailed
-from bench.phases import Bench, Plan, Results
+from bench.phases import Bench, Plan
 from bench.redis_counting import CountingRedis
+from bench.results import Results
 from bench.servers import Starter, start_service
 from bench.service import write_files
 from deploy.local.child import NotStarted
@@ -69,19 +70,19 @@ def run(plan: Plan, there: environment.Environment) -> tuple[Results, str]:
             bench = Bench(folder, service, redis, callers, there, tell)
             subjects = bench.subjects(plan, results)
             if plan.is_thorough:
-                bench.measure_memory(subjects, results)
+                bench.measure_memory(subjects, plan, results)
             bench.compare(subjects, plan, results)
-            for worker in plan.workers_of_cases:
-                bench.measure_cases(worker, plan, results)
+            for worker in plan.workers_of_kinds:
+                bench.measure_kinds(worker, plan, results)
     if not load.has_wrk():
-        results.skipped.append("cases with many users, POST and TLS: wrk is not installed")
+        results.skipped["many users, POST and TLS"] = "wrk is not installed"
     return results, service.program
 
 
 def draw(results: Results, there: environment.Environment) -> bool:
     """PNG and SVG beside the page. Whether they are there: without matplotlib they are not made, and that is told."""
     if not there.has("python"):
-        results.skipped.append(f"plot: {there.missing['python']}")
+        results.skipped["plot"] = there.missing["python"]
         return False
     bars = [
         {

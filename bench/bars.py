@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.figures import number, percent
 from bench.gateways import gateway_name
-from bench.phases import FEW, SCRIPTED, Results
+from bench.kinds import SCRIPTED
+from bench.phases import FEW
+from bench.results import Results
 
 FAST, STOCK, TWO = gateway_name("fast"), gateway_name("stock"), gateway_name("fast", 2)
 FASTAPI = "FastAPI + httpx + PyJWT + redis"
@@ -16,7 +18,7 @@ EXPRESS = "Express + http-proxy-middleware"
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A figure. `holds` and `reaches` are None where nothing was measured."""
+    """A figure. `holds` and `reaches` are None where nothing was measured, or nothing was set."""
 
     figure: str
     bar: str
@@ -31,11 +33,11 @@ def bars(results: Results) -> list[Bar]:
     nginx, fast = _cpu(results, "nginx"), _cpu(results, FAST)
     httpx = [_cpu(results, name) for name in (FASTAPI, f"{FASTAPI}, {FEW} connections")]
     cheapest = min(filter(None, httpx), default=None)
-    case = results.cases.get("fast", {})
-    beside = case["nginx"].cpu_us.median if "nginx" in case else None
+    kinds = results.kinds.get("fast", {})
+    beside = kinds["nginx"].cpu_us.median if "nginx" in kinds else None
 
-    def in_case(name: str) -> float | None:
-        return case[name].cpu_us.median if name in case else None
+    def of_kind(name: str) -> float | None:
+        return kinds[name].cpu_us.median if name in kinds else None
 
     return [
         _at_most("CPU per request / nginx `proxy_pass`", _ratio(fast, nginx), 4.5, 3.5),
@@ -44,11 +46,11 @@ def bars(results: Results) -> list[Bar]:
         _at_least(f"CPU of {EXPRESS} without policies / ours", _ratio(_cpu(results, EXPRESS), fast), 2.2, 3),
         _throughput(results),
         *_latency(results),
-        _at_most("cached answer, CPU / nginx proxying", _ratio(in_case("cached answer"), beside), 2, 1.5),
-        _at_most("bad token, CPU / nginx proxying", _ratio(in_case("401, a bad token"), beside), 3, 2),
-        _at_most("over the limit, CPU / nginx proxying", _ratio(in_case("429, over the limit"), beside), 3, 2),
-        _growth("from 10 to 10,000 routes", in_case("10 routes"), in_case("10,000 routes")),
-        _growth("from 1 to 10,000 users", *(in_case(name) for name in SCRIPTED)),
+        _at_most("cached answer, CPU / nginx proxying", _ratio(of_kind("cached answer"), beside), 2, 1.5),
+        _at_most("bad token, CPU / nginx proxying", _ratio(of_kind("401, a bad token"), beside), 3, 2),
+        _at_most("over the limit, CPU / nginx proxying", _ratio(of_kind("429, over the limit"), beside), 3, 2),
+        _growth("from 10 to 10,000 routes", of_kind("10 routes"), of_kind("10,000 routes")),
+        _growth("from 1 to 10,000 users", *(of_kind(name) for name in SCRIPTED)),
         *_memory(results),
     ]
 
@@ -102,5 +104,6 @@ def _growth(what: str, small: float | None, great: float | None) -> Bar:
 
 def _memory(results: Results) -> Iterator[Bar]:
     one, two = results.memory.get(FAST), results.memory.get(TWO)
-    yield _at_most("memory of a worker (PSS)", one[1] if one else None, 100, 100, " MiB")
-    yield _at_most("memory of the master and two workers (PSS)", two[0] if two else None, 200, 90, " MiB")
+    yield _at_most("memory of a worker (PSS)", one[1] if one else None, 100, 100, " MB")
+    both = _at_most("memory of the master and two workers (PSS)", two[0] if two else None, 90, 90, " MB")
+    yield replace(both, bar="", holds=None)

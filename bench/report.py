@@ -11,8 +11,10 @@ from pathlib import Path
 
 from bench.bars import bars
 from bench.figures import number, percent
+from bench.kinds import ROUTES, SCRIPTED
 from bench.measuring import Measured
-from bench.phases import RATE, ROUTES, SCRIPTED, Plan, Results
+from bench.phases import RATE, Plan
+from bench.results import Results
 
 MARKS = ("<!-- figures: written by `make bench` -->", "<!-- figures end -->")
 PLOT = "img/performance"
@@ -42,11 +44,11 @@ def text(results: Results, plan: Plan, circumstances: Circumstances, *, with_plo
         *(["", f"![CPU per request]({PLOT}.png)"] if with_plot else []),
         *_section("What was to be reached", bar_table(results)),
         *_section(f"Beside others: {_rounds(results.cost)}", cost_table(results)),
-        *(line for worker in results.cases for line in _cases_section(worker, results.cases[worker])),
+        *(line for worker in results.kinds for line in _kinds_section(worker, results.kinds[worker])),
         *_section("That nothing was skipped", checks(results)),
     ]
     if results.skipped:
-        parts.extend(_section("Not measured", [f"- {line}" for line in results.skipped]))
+        parts.extend(_section("Not measured", [f"- {name}: {why}" for name, why in results.skipped.items()]))
     return "\n".join(parts) + "\n"
 
 
@@ -67,7 +69,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def bar_table(results: Results) -> list[str]:
-    said = {True: "yes", False: "**no**", None: "?"}
+    said = {True: "yes", False: "**no**", None: ""}
     rows = [(bar.figure, bar.bar, bar.reach, bar.value, said[bar.holds], said[bar.reaches]) for bar in bars(results)]
     return table(("figure", "bar", "reach for", "measured", "holds", "reached"), rows)
 
@@ -86,12 +88,12 @@ def cost_table(results: Results) -> list[str]:
         )
         for name, measured in sorted(results.cost.items(), key=lambda item: item[1].cpu_us.median)
     ]
-    header = ("", "CPU-us a request", "/ nginx", "requests/s", "added p50 ms", "added p99 ms", "PSS MiB")
+    header = ("", "CPU-us a request", "/ nginx", "requests/s", "added p50 ms", "added p99 ms", "PSS MB")
     return [*table(header, rows), "", *_straight(results)]
 
 
-def case_table(cases: Mapping[str, Measured]) -> list[str]:
-    base = cases["nginx"].cpu_us.median if "nginx" in cases else None
+def kind_table(kinds: Mapping[str, Measured]) -> list[str]:
+    base = kinds["nginx"].cpu_us.median if "nginx" in kinds else None
     rows = [
         (
             name,
@@ -99,17 +101,17 @@ def case_table(cases: Mapping[str, Measured]) -> list[str]:
             number(measured.cpu_us.median / base) if base else "",
             str(measured.per_s),
         )
-        for name, measured in cases.items()
+        for name, measured in kinds.items()
     ]
     return table(("", "CPU-us a request", "/ nginx", "requests/s"), rows)
 
 
-def growth(cases: Mapping[str, Measured]) -> Iterator[str]:
+def growth(kinds: Mapping[str, Measured]) -> Iterator[str]:
     """Lines that say what more of something costs."""
     counts = [f"{count:,} routes" for count in ROUTES]
     for small, great in ((counts[0], counts[1]), (counts[0], counts[2]), SCRIPTED):
-        if small in cases and great in cases:
-            ratio = cases[great].cpu_us.median / cases[small].cpu_us.median
+        if small in kinds and great in kinds:
+            ratio = kinds[great].cpu_us.median / kinds[small].cpu_us.median
             yield f"- {great} instead of {small}: x {ratio:.3f} ({percent(ratio - 1)})"
 
 
@@ -146,7 +148,7 @@ def _heading(plan: Plan, circumstances: Circumstances) -> str:
         [
             f"Measured on {circumstances.made_at:%Y-%m-%d %H:%M} UTC: {circumstances.machine}.",
             f"Load: {circumstances.load}; service: {circumstances.service}. {versions}.",
-            f"Medians of interleaved rounds, {plan.seconds} s a run ({plan.case_seconds} s by what is asked); "
+            f"Medians of interleaved rounds, {plan.seconds} s a run ({plan.kind_seconds} s by what is asked); "
             "in brackets the least and the greatest.",
         ]
     )
@@ -156,9 +158,9 @@ def _section(title: str, lines: Iterable[str]) -> list[str]:
     return ["", f"### {title}", "", *lines]
 
 
-def _cases_section(worker: str, cases: Mapping[str, Measured]) -> list[str]:
-    title = f"By what is asked: one process, {worker} worker, {_rounds(cases)}"
-    return _section(title, [*case_table(cases), "", *growth(cases)])
+def _kinds_section(worker: str, kinds: Mapping[str, Measured]) -> list[str]:
+    title = f"By what is asked: one process, {worker} worker, {_rounds(kinds)}"
+    return _section(title, [*kind_table(kinds), "", *growth(kinds)])
 
 
 def _rounds(measured: Mapping[str, Measured]) -> str:

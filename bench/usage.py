@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.support.processes import process_tree, pss_bytes
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-MIB = 1 << 20
+MB = 1_000_000
 
 
 def ticks(stat: str) -> int:
@@ -22,9 +22,9 @@ def cpu_s(root: int) -> float:
     return sum(ticks(stat) for pid in process_tree(root) if (stat := _stat(pid))) / TICKS_PER_S
 
 
-def memory_mib(root: int) -> tuple[float, float]:
+def memory_mb(root: int) -> tuple[float, float]:
     """PSS of the whole tree, and of the process in it that has most."""
-    sizes = [pss_bytes(pid) / MIB for pid in process_tree(root)]
+    sizes = [pss_bytes(pid) / MB for pid in process_tree(root)]
     return sum(sizes), max(sizes)
 
 

@@ -10,12 +10,13 @@ import httpx
 from fastapi import FastAPI, Request, Response
 
 DROPPED = {"connection", "content-length", "host", "keep-alive", "transfer-encoding"}
+LIMITS = httpx.Limits(max_connections=128, max_keepalive_connections=128)  # it keeps 20 otherwise
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    async with httpx.AsyncClient(base_url=os.environ["SERVICE_URL"]) as client:
+    async with httpx.AsyncClient(base_url=os.environ["SERVICE_URL"], limits=LIMITS) as client:
         app.state.client = client
         yield
 

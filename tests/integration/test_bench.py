@@ -17,7 +17,7 @@ from bench.measuring import Case, CaseFailed, measure, prime
 from bench.redis_counting import CountingRedis
 from bench.servers import Server, Service, Starter, start_service
 from bench.service import JWKS_PATH, REVOCATIONS_PATH, SMALL, write_files
-from bench.usage import memory_mib
+from bench.usage import memory_mb
 from tests.support import wire
 from tests.support.ports import free_port
 from tests.support.processes import Process, is_alive, process_tree, wait_until
@@ -107,7 +107,7 @@ def test_at_a_fixed_rate_as_many_are_answered_as_were_due(case: Case) -> None:
 
 
 def test_memory_counts_master_and_worker(gateway: Server) -> None:
-    tree, greatest = memory_mib(gateway.pid)
+    tree, greatest = memory_mb(gateway.pid)
 
     assert tree > greatest > 10
 

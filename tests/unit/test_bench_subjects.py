@@ -11,11 +11,15 @@ import pytest
 from bench import environment, service
 from bench.callers import Callers, with_token
 from bench.gateways import SERVICES, more_services, path_of
-from bench.phases import Bench, Plan, Results
+from bench.phases import Bench, Plan, Subject
 from bench.redis_counting import CountingRedis
-from bench.servers import PEERS, PEERS_KNOWN, Service, configured
+from bench.results import Results
+from bench.servers import PEERS, PEERS_KNOWN, Server, Service, Starter, configured
+from deploy.local.child import NotStarted
 from gateway import create_app
 from tests.unit import parts
+
+THERE = environment.Environment(Path("nowhere"), {})
 
 
 def test_the_gateways_token_is_good_and_a_forged_one_is_not() -> None:
@@ -102,9 +106,23 @@ def test_peers_that_are_not_here_are_skipped_by_name(tmp_path: Path) -> None:
         "this gateway, fast worker x 2",
         "this gateway, stock worker x 2",
     ]
-    assert [line.partition(":")[0] for line in results.skipped] == [
-        peer.name for peer in PEERS_KNOWN if peer.needs in there.missing
-    ]
+    assert results.skipped == {
+        peer.name: there.missing[peer.needs] for peer in PEERS_KNOWN if peer.needs in there.missing
+    }
+
+
+def test_a_peer_that_can_not_be_started_is_skipped_and_the_gateway_is_not(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Service(1, 2, "nginx"), CountingRedis(tmp_path), Callers(), THERE, print)
+    plan, results = Plan.quick(time.monotonic()), Results()
+
+    def start(_starter: Starter) -> Server:
+        raise NotStarted("it ended with code 1")
+
+    with bench.running([Subject("peer", start, ())], plan, results) as cases:
+        assert cases == []
+    assert results.skipped == {"peer": "it ended with code 1"}
+    with pytest.raises(NotStarted), bench.running([Subject("ours", start, (), is_ours=True)], plan, results):
+        pytest.fail("it was measured")
 
 
 @pytest.mark.parametrize(
