@@ -8,6 +8,7 @@ seen, and scripts that Redis has run.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +22,8 @@ from bench.usage import cpu_s
 PRIME_TRIES = 100
 PRIME_PAUSE_S = 0.1
 LOOK_PAUSE_S = 0.05
-QUIET_LOOKS = 2
-MOST_LOOKS = 40
+QUIET_LOOKS = 10
+MOST_LOOKS = 60
 
 
 class CaseFailed(RuntimeError):
@@ -114,7 +115,9 @@ def measure(case: Case, seconds: int, service: Service, redis: CountingRedis) ->
     """One run. Raises `LoadFailed`."""
     served, scripts, cpu = service.served(), redis.scripts(), cpu_s(case.server.pid)
     done = load.full_speed(case.target, seconds)
-    served = settled(service) - served - service.looks_count
+    served += service.looks_count
+    expected = done.answers + case.connections if case.asks_service else 0
+    served = settled(service, served + expected) - served
     scripts, cpu = redis.scripts() - scripts, cpu_s(case.server.pid) - cpu
     requests = max(1, served if case.asks_service else done.answers)
     return Sample(
@@ -122,18 +125,19 @@ def measure(case: Case, seconds: int, service: Service, redis: CountingRedis) ->
     )
 
 
-def settled(service: Service) -> int:
-    """What the service has served, once two looks in a row find no more; it looks for two seconds at most.
+def settled(service: Service, expected: float = math.inf) -> int:
+    """What the service has served: when that is `expected`, or when half a second brings no more; after 3 s at most.
 
-    Its looks don't count.
+    Each look but the first is taken off.
     """
     last, looks, quiet = service.served(), 0, 0
-    while quiet < QUIET_LOOKS and looks < MOST_LOOKS:
+    while last < expected and quiet < QUIET_LOOKS and looks < MOST_LOOKS:
         time.sleep(LOOK_PAUSE_S)
-        now, looks = service.served(), looks + 1
-        quiet = quiet + 1 if now - last <= service.looks_count else 0
+        looks += 1
+        now = service.served() - looks * service.looks_count
+        quiet = quiet + 1 if now == last else 0
         last = now
-    return last - looks * service.looks_count
+    return last
 
 
 def faults_of(case: Case, done: load.Load, served: int, scripts: int) -> Sequence[str]:
@@ -162,5 +166,6 @@ def in_rounds(
         for case in (*cases[first:], *cases[:first]):
             measured[case.name].samples.append(measure(case, seconds, service, redis))
 
+    settled(service)  # somebody has just been warmed up
     budget.run(one_round)
     return measured

@@ -37,9 +37,11 @@ class Plan:
     seconds: int
     kind_seconds: int
     latency_seconds: float
-    workers: Sequence[str]
-    workers_of_kinds: Sequence[str]
     peers: Sequence[str]
+    gateways: Sequence[tuple[str, int]]
+    """Kind of worker, and how many."""
+    workers_of_kinds: Sequence[str]
+    routes: Sequence[int]
     is_thorough: bool
     """With memory, and with load before anything is measured."""
     warm_seconds: int
@@ -51,14 +53,40 @@ class Plan:
     @classmethod
     def full(cls, now: float) -> Plan:
         """Less than 15 minutes, the end included."""
-        names = [peer.name for peer in PEERS_KNOWN]
-        return cls(5, 2, 1, 2.5, WORKERS, WORKERS, names, True, 2, now + 380, now + 600, now + 850)
+        return cls(
+            rounds=5,
+            seconds=2,
+            kind_seconds=1,
+            latency_seconds=2.5,
+            peers=[peer.name for peer in PEERS_KNOWN],
+            gateways=[(worker, count) for count in (1, 2) for worker in WORKERS],
+            workers_of_kinds=WORKERS,
+            routes=kinds.ROUTES,
+            is_thorough=True,
+            warm_seconds=2,
+            cost_until=now + 380,
+            latency_until=now + 600,
+            kinds_until=now + 850,
+        )
 
     @classmethod
     def quick(cls, now: float) -> Plan:
         """Less than two minutes, the end included."""
-        few = ("nginx", "Express + http-proxy-middleware", "FastAPI + httpx + PyJWT + redis", "Flask as usual")
-        return cls(2, 1, 1, 1.5, WORKERS, WORKERS[:1], few, False, 1, now + 40, now + 60, now + 100)
+        return cls(
+            rounds=2,
+            seconds=1,
+            kind_seconds=1,
+            latency_seconds=1.5,
+            peers=["nginx", "Express + http-proxy-middleware", "FastAPI + httpx + PyJWT + redis", "Flask as usual"],
+            gateways=[("fast", 1), ("stock", 1), ("fast", 2)],
+            workers_of_kinds=["fast"],
+            routes=[kinds.ROUTES[0], kinds.ROUTES[-1]],
+            is_thorough=False,
+            warm_seconds=1,
+            cost_until=now + 40,
+            latency_until=now + 50,
+            kinds_until=now + 90,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +125,7 @@ class Bench:
                 found.append(self._peer(peer))
             else:
                 results.skipped[peer.name] = self.environment.missing[peer.needs]
-        return [*found, *(self._gateway(worker, workers) for workers in (1, 2) for worker in plan.workers)]
+        return [*found, *(self._gateway(worker, count) for worker, count in plan.gateways)]
 
     def _peer(self, peer: Peer) -> Subject:
         def start(starter: Starter) -> Server:
@@ -186,7 +214,8 @@ class Bench:
         """The gateway with this worker, one process, and nginx beside it."""
         with Starter(self.folder) as starter:
             self.tell(f"by what is asked, {worker} worker: starting")
-            cases = [*self._nginx(starter), *kinds.of(self._gateways(starter, worker), self.callers, self.folder)]
+            asked = kinds.of(self._gateways(starter, worker), plan.routes, self.callers, self.folder)
+            cases = [*self._nginx(starter), *asked]
             cases = [case for case in cases if load.has_wrk() or not case.target.needs_wrk]
             for case in cases:
                 prime(case)

@@ -13,7 +13,7 @@ import pytest
 from bench import usage
 from bench.figures import Spread, number, percent
 from bench.load import Load
-from bench.measuring import Budget, Case, faults_of, settled
+from bench.measuring import QUIET_LOOKS, Budget, Case, faults_of, settled
 from bench.servers import Server, Service
 
 STAT = "77 (a) b (c) S 1 77 77 0 -1 4194560 1203 0 0 0 250 50 7 3 20 0 1 0 8 1000 300 18446744073709551615"
@@ -111,14 +111,17 @@ def test_skipped_work_is_noticed(case: Case, done: Load, served: int, scripts: i
 
 
 @pytest.mark.parametrize(("program", "looks"), [("nginx", 1), ("bench.service", 0)])
-def test_what_is_on_its_way_is_waited_for_and_looking_counts_nothing(program: str, looks: int) -> None:
+@pytest.mark.parametrize(("expected", "seen"), [(10, 10), (13, 13), (20, 13)], ids=["all", "late", "some never"])
+def test_what_is_on_its_way_is_waited_for_and_looking_counts_nothing(
+    program: str, looks: int, expected: int, seen: int
+) -> None:
     class Telling(Service):
         """Three requests come in late, after a pause."""
 
         def served(self) -> int:
             return next(told)
 
-    arrived = [10, 10, 13, 13, 13]
-    told = iter([count + looks * (number + 1) for number, count in enumerate(arrived)])
+    arrived = [10, 10, 10, *[13] * QUIET_LOOKS, 13]
+    told = iter([count + looks * number for number, count in enumerate(arrived)])
 
-    assert settled(Telling(1, 2, program)) == 13 + looks
+    assert settled(Telling(1, 2, program), expected) == seen
