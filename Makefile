@@ -8,7 +8,7 @@ UV_COMPILE := .venv/bin/uv pip compile pyproject.toml --universal --python-versi
 TESTS ?= tests
 JOBS ?= 2
 
-.PHONY: help run test lint format lock docs clean
+.PHONY: help run test bench lint format lock docs clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -20,6 +20,10 @@ test: .venv/.test lint ## Everything: lint, types, contracts, unit, integration,
 	@deploy/tools.sh
 	$(PY) -m gateway test gateway/cases.yaml
 	$(PY) -m pytest $(TESTS) -n $(JOBS)
+
+bench: .venv/.embedded ## Measure what a request costs, beside other gateways, into docs/performance.md (QUICK=1: some, and only printed)
+	@$(if $(QUICK),,deploy/tools.sh bench)
+	@exec $(PY) -m bench $(if $(QUICK),--quick)
 
 lint: .venv/.test ## Only the checks that run nothing
 	.venv/bin/ruff check .
@@ -38,6 +42,7 @@ lock: .venv/.test ## Resolve the dependencies of pyproject.toml anew
 	$(UV_COMPILE) --upgrade -o requirements.txt
 	$(UV_COMPILE) --upgrade --extra embedded -c requirements.txt -o requirements-embedded.txt
 	$(UV_COMPILE) --upgrade --extra embedded --extra test -c requirements-embedded.txt -o requirements-test.txt
+	$(UV_COMPILE) --upgrade --extra bench -c requirements.txt -o requirements-bench.txt
 
 docs: .venv/.test ## Write the parts of the documentation that come from the code
 	$(PY) -m deploy.reference

@@ -10,14 +10,16 @@ import os
 import pwd
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 POLL_S = 0.02
 KILL_TIMEOUT_S = 5.0
 TAIL_CHARACTERS = 4000
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class NotStarted(RuntimeError):
@@ -74,8 +76,9 @@ class Child:
         if self.is_running:
             raise RuntimeError(f"{self.name} is running already")
         self.kill()  # what an earlier start may have left
-        self._popen = self._run()
         try:
+            with _signals_held():
+                self._popen = self._run()
             if is_ready is not None:
                 self._wait_until(is_ready, timeout_s)
         except BaseException:  # also Ctrl-C, which the child does not see
@@ -145,6 +148,26 @@ class Child:
 
     def _tail(self) -> str:
         return self.log()[-TAIL_CHARACTERS:].strip() or "(it wrote nothing)"
+
+
+@contextmanager
+def _signals_held() -> Generator[None]:
+    """What would end us comes afterwards: else a child could be running of which nobody knows its number."""
+    if threading.current_thread() is not threading.main_thread():  # handlers never run in this one
+        yield
+        return
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in ENDING}
+    ours = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in ours:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+    for number in came:
+        signal.raise_signal(number)
 
 
 def _has_ended(popen: subprocess.Popen[bytes]) -> bool:

@@ -21,7 +21,7 @@ POLL_TIMEOUT_S = 1.0
 # what any program needs, and what measures its coverage; never the developer's REDIS_URL or JWT_SECRET_KEY
 KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
 
-__all__ = ["NotStarted", "Process", "clean_environment", "is_alive", "process_tree", "wait_until"]
+__all__ = ["NotStarted", "Process", "clean_environment", "is_alive", "process_tree", "pss_bytes", "wait_until"]
 
 
 class Process:
@@ -135,7 +135,7 @@ class Process:
 
     def pss_bytes(self) -> int:
         """Memory of the process and all below it, shared pages counted once (PSS; Linux)."""
-        return sum(_pss_bytes(pid) for pid in process_tree(self.pid))
+        return sum(pss_bytes(pid) for pid in process_tree(self.pid))
 
     def __enter__(self) -> Self:
         return self if self.is_running else self.start()
@@ -173,6 +173,15 @@ def is_alive(pid: int) -> bool:
     return _parent_of(pid) is not None
 
 
+def pss_bytes(pid: int) -> int:
+    """Memory of one process, its part of what it shares (PSS; Linux); 0 when it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text("latin-1").splitlines()
+    except (FileNotFoundError, ProcessLookupError):  # it has ended since
+        return 0
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
 def _answers_200(url: str) -> bool:
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=POLL_TIMEOUT_S)
@@ -198,11 +207,3 @@ def _parent_of(pid: int) -> int | None:
         return None
     state, parent, *_ = stat.rpartition(")")[2].split()  # the name before it may contain anything
     return None if state in "ZX" else int(parent)
-
-
-def _pss_bytes(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text("latin-1").splitlines()
-    except (FileNotFoundError, ProcessLookupError):  # it has ended since
-        return 0
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))

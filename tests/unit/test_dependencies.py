@@ -15,7 +15,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
 PINNED = re.compile(r"^([a-z0-9-]+)(?:\[[a-z,]+\])?==([^ ;\\]+)", re.MULTILINE)
-LOCKS = ("requirements.txt", "requirements-embedded.txt", "requirements-test.txt")
+LOCKS = ("requirements.txt", "requirements-embedded.txt", "requirements-test.txt", "requirements-bench.txt")
 ADVISORIES = [
     ("pyjwt", "2.4.0", "CVE-2022-29217: a public key taken for an HMAC secret"),
     ("pyjwt", "2.10.1", "CVE-2024-53861: part of an issuer's name is enough"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from deploy.local.child import Child, NotStarted
+from tests.support.processes import is_alive
 
 
 def test_a_child_that_ends_early_says_why(tmp_path: Path) -> None:
@@ -37,3 +40,22 @@ def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     child.start(lambda: "ready" in child.log(), timeout_s=5)
 
     assert child.stop(grace_s=0.1) == -9
+
+
+def test_a_child_that_ctrl_c_comes_upon_in_its_very_beginning_is_ended(tmp_path: Path) -> None:
+    begun: list[int] = []
+
+    class Interrupted(Child):
+        """Ctrl-C comes when there is a process, and nobody has its number yet."""
+
+        def _run(self) -> subprocess.Popen[bytes]:
+            popen = super()._run()
+            begun.append(popen.pid)
+            signal.raise_signal(signal.SIGINT)
+            return popen
+
+    with pytest.raises(KeyboardInterrupt):
+        Interrupted("demo", ["sleep", "60"], log_path=tmp_path / "log").start(None, timeout_s=1)
+
+    assert [pid for pid in begun if is_alive(pid)] == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
