@@ -238,8 +238,11 @@ def _begin(connection: Connection, outgoing: Outgoing, head: bytes, read_s: floa
     is_streamed = body.streams
     if body.length and not is_streamed:
         head += body.read(PIECE_BYTES)
-    sent = _sent(connection, head)
-    if sent == len(head) and not is_streamed and body.read_bytes == (body.length or 0):
+    try:
+        sent = connection.send(head)
+    except ConnectionError:  # the service may have answered before
+        sent = len(head)
+    if sent == len(head) and not is_streamed and body.read_bytes == body.length:
         return None
     is_held = is_streamed and outgoing.expects
     return Sending(connection, body, read_s, is_held=is_held, first=head[sent:])
@@ -251,13 +254,6 @@ def _end(connection: Connection, sending: Sending | None) -> None:
             sending.stop()
     finally:  # also when this greenlet is killed in turn
         connection.close()
-
-
-def _sent(connection: Connection, data: bytes) -> int:
-    try:
-        return connection.send(data)
-    except ConnectionError:  # the service may have answered before
-        return len(data)
 
 
 def await_head(connection: Connection, outgoing: Outgoing, sending: Sending | None) -> None:

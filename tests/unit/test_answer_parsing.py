@@ -231,6 +231,7 @@ def test_answer_that_ends_early_is_not_taken_for_a_whole_one(raw: bytes, body: b
         (CHUNKED + b"2\r\nok\r\n0\r\n\r\n3\r\nbad\r\n0\r\n\r\n", False),
         (CHUNKED + b"2\r\nok\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n\r\nbad", False),
         (b"HTTP/1.1 204 N\r\nContent-Length: 2\r\n\r\nok", False),
+        (b"HTTP/1.1 304 N\r\n\r\nHTTP/1.1 200 \x7f\r\n", False),
     ],
 )
 def test_connection_is_used_again_only_where_nothing_speaks_against_it(raw: bytes, is_kept: bool) -> None:
