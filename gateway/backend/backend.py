@@ -53,7 +53,7 @@ class Backend:
     ) -> None:
         """`before` is that of the service as it was described until now. What it has found is known here too, and
         instances that are equal are taken over with all that they have learnt."""
-        self.service = service
+        self.service, self._name = service, service.key
         self._settings, self._metrics = settings, metrics
         self._findings = Findings(service.sources, before._findings if before else None)
         self.greet: Callable[[Instance], None] = _nobody
@@ -203,7 +203,7 @@ class Backend:
         )
 
     def _try(self, instance: Instance, call: Call, tries: Tries) -> Answer:
-        service = self.service.key
+        service = self._name
         tries.begin(instance)
         call.notes["instance"] = instance.url
         try:

@@ -63,15 +63,32 @@ class Connection:
         """What has come, after a wait for it; b"" at the end. Raises `TimeoutError` when nothing comes for as long as
         `be_patient` says, what `interrupt` was given, and `OSError`."""
         while True:
-            self._wait()
+            if self._error is not None:
+                raise self._error
+            if not self._is_watched:
+                self._watch()
+            self._reader = getcurrent()
+            if self._patience_s != math.inf:
+                self.rings_at = monotonic() + self._patience_s
+                self._alarms.set(self)
+            try:
+                self._hub.switch()
+            finally:
+                self._reader = None
+                self._alarms.cancel(self)
+            if self._error is not None:
+                raise self._error
             try:
                 return self._socket.recv(PIECE_BYTES)
             except BlockingIOError:
                 continue
 
-    def send(self, data: bytes) -> int:
+    def send(self, data: bytes | memoryview) -> int:
         """Send what the kernel takes at once. Returns how many bytes it took."""
-        return self._put(data)
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
 
     def send_all(self, data: bytes, timeout_s: float) -> None:
         """Raises `TimeoutError` when the other end takes nothing for so long, and `OSError`."""
@@ -82,7 +99,8 @@ class Connection:
         self._patience_s = patience_s
         if self._reader is not None:
             self._alarms.cancel(self)
-            self._set_alarm()
+            self.rings_at = monotonic() + patience_s
+            self._alarms.set(self)
 
     def interrupt(self, error: Exception) -> None:
         """Whoever reads, now or later, gets `error` instead. Does not switch."""
@@ -117,37 +135,10 @@ class Connection:
         self._is_watched = True
         self._readable.start(self._is_readable)
 
-    def _wait(self) -> None:
-        """Until something can be read, or has been for a moment."""
-        if self._error is not None:
-            raise self._error
-        if not self._is_watched:
-            self._watch()
-        self._reader = getcurrent()
-        self._set_alarm()
-        try:
-            self._hub.switch()
-        finally:
-            self._reader = None
-            self._alarms.cancel(self)
-        if self._error is not None:
-            raise self._error
-
-    def _set_alarm(self) -> None:
-        if self._patience_s != math.inf:
-            self.rings_at = monotonic() + self._patience_s
-            self._alarms.set(self)
-
-    def _put(self, data: bytes | memoryview) -> int:
-        try:
-            return self._socket.send(data)
-        except BlockingIOError:
-            return 0
-
     def _put_all(self, data: bytes, timeout_s: float) -> None:
         rest = memoryview(data)
         while rest:
-            if not (sent := self._put(rest)):
+            if not (sent := Connection.send(self, rest)):
                 patience_s = None if timeout_s == math.inf else timeout_s
                 wait_write(self._socket.fileno(), patience_s, TimeoutError("nothing was taken in time"))
             rest = rest[sent:]
@@ -205,9 +196,10 @@ class SecureConnection(Connection):
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return b""
 
-    def send(self, data: bytes) -> int:
+    def send(self, data: bytes | memoryview) -> int:
         """All of it, as far as the caller is concerned: what is enciphered can't be taken back."""
-        self.send_all(data, self._patience_s)
+        self._tls.write(data)
+        self._flush(self._patience_s)
         return len(data)
 
     def send_all(self, data: bytes, timeout_s: float) -> None:

@@ -94,14 +94,15 @@ class Countdown:
 class Limit:
     """A `with` block around one try: raises `OutOfTime`, as late as the block has waited for something."""
 
+    _began = _ends_at = 0.0  # by the service's own times
+    _greenlet: greenlet | None = None  # while it is inside
+    _thrown: BaseException | None = None
+    rings_at = math.inf
+    given_s = 0.0
+
     def __init__(self, countdown: Countdown, try_timeout_s: float) -> None:
         self._countdown = countdown
         self._try_timeout_s = try_timeout_s
-        self._began = self._ends_at = 0.0  # by the service's own times
-        self._greenlet: greenlet | None = None  # while it is inside
-        self._thrown: BaseException | None = None
-        self.rings_at = math.inf
-        self.given_s = 0.0
 
     @property
     def is_by_wish(self) -> bool:
@@ -123,14 +124,15 @@ class Limit:
 
     def __enter__(self) -> Self:
         """Raises `OutOfTime` at once when nothing is left."""
-        self._began = now = self._countdown.clock()
-        self._ends_at = min(self._countdown.ends_at, now + self._try_timeout_s)
-        self.given_s = min(self._ends_at, self._countdown.wish_ends_at) - now
-        if self.given_s < LEAST_S:
+        countdown = self._countdown
+        self._began = now = countdown.clock()
+        self._ends_at = ends_at = min(countdown.ends_at, now + self._try_timeout_s)
+        self.given_s = given_s = min(ends_at, countdown.wish_ends_at) - now
+        if given_s < LEAST_S:
             raise OutOfTime
         self._greenlet = getcurrent()
-        self._countdown.limit_in_force = self
-        self._set_alarm(self.given_s)
+        countdown.limit_in_force = self
+        self._set_alarm(given_s)
         return self
 
     def __exit__(

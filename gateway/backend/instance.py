@@ -100,7 +100,7 @@ class Instance:
         self.in_flight = 0  # those who wait for a place included
         self._most_in_flight = settings.backend_pool_size
         self._places = BoundedSemaphore(settings.backend_pool_size)
-        self._service = service
+        self._service, self._name = service, service.key
         self._latency = PeakEwma()
         tls = service.tls
         self._trust = trusting(tls.ca, tls.certificate, tls.key)
@@ -235,22 +235,22 @@ class Instance:
         return self._adapter.send(request, stream=True, timeout=timeout_s).raw
 
     def _answer(self, raw: Incoming) -> Answer:
-        length = raw.length
-        is_long = length is None or length > BUFFERED_BYTES or not self._service.is_buffered
+        length, body = raw.length, ()
         if raw.is_bodiless:
-            raw.close()
-            return Answer(raw.status, raw.fields, (), self.url, raw.protocol)
-        if is_long:
-            return Answer(raw.status, raw.fields, _Stream(self._service.key, raw), self.url, raw.protocol)
-        return Answer(raw.status, raw.fields, (_whole(raw),), self.url, raw.protocol)
+            pass
+        elif length is None or length > BUFFERED_BYTES or not self._service.is_buffered:
+            body = _Stream(self._name, raw)
+        else:
+            body = (raw.content if raw.is_here else _whole(raw),)
+        return Answer(raw.status, raw.fields, body, self.url, raw.protocol)
 
     def _out_of_time(self, limit: Limit) -> TryFailed:
-        name, outcome = self._service.key, "wish_over" if limit.is_by_wish else "timeout"
+        name, outcome = self._name, "wish_over" if limit.is_by_wish else "timeout"
         log.warning("call_failed", to=name, instance=self.url, outcome=outcome, reason="OutOfTime")
         return TryFailed(Failure.TIMED_OUT, outcome, _timeout(name, limit))
 
     def _failed(self, error: RequestException, limit: Limit) -> TryFailed:
-        name = self._service.key
+        name = self._name
         if isinstance(error, HandshakeFailed):
             log.warning("call_failed", to=name, instance=self.url, outcome="not_trusted", reason=error.args[0])
             text = f"No trusted connection to the service {name} comes about."

@@ -147,7 +147,7 @@ class AnswerParser:
         self._begun += 1
 
     def on_status(self, reason: bytes) -> None:
-        if reason != b"OK" and _CONTROL.search(reason):
+        if reason != b"OK" and not self.has_head and _CONTROL.search(reason):
             self._fault = "reason"
 
     def on_header(self, name: bytes, value: bytes) -> None:

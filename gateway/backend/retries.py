@@ -64,7 +64,8 @@ class RetryBudget:
 
     def request(self) -> None:
         """A request has come."""
-        self._tokens = min(MOST_TOKENS, self._tokens + self._share)
+        if self._tokens < MOST_TOKENS:
+            self._tokens = min(MOST_TOKENS, self._tokens + self._share)
 
     def take(self) -> bool:
         """Whether one more retry is within the budget; it is taken."""

@@ -14,8 +14,9 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import requests
 from requests import ConnectionError as NoConnection
@@ -101,9 +102,15 @@ class Incoming:
         self.length, self.is_bodiless = answer.length, answer.is_bodiless
         self._connection: Connection | None = connection
         self._pool, self._sending = pool, sending
-        self._content = answer.take()
+        self.content = answer.take()
+        """What has come, and was not read yet."""
         if answer.is_whole:
             self._finish(connection)
+
+    @property
+    def is_here(self) -> bool:
+        """All of it has come."""
+        return self._connection is None
 
     def read(self, most: int | None = None, decode_content: bool = False) -> bytes:
         """All that comes until the end of the body, or `most` bytes of it."""
@@ -116,9 +123,9 @@ class Incoming:
 
     def read1(self, most: int | None = None, decode_content: bool = False) -> bytes:
         """What has come, at most `most` bytes, after a wait where nothing has; b"" at the end."""
-        if not self._content and self._connection is not None:
-            self._content = self._next(self._connection)
-        piece, self._content = (self._content, b"") if most is None else (self._content[:most], self._content[most:])
+        if not self.content and self._connection is not None:
+            self.content = self._next(self._connection)
+        piece, self.content = (self.content, b"") if most is None else (self.content[:most], self.content[most:])
         return piece
 
     def close(self) -> None:
@@ -187,31 +194,30 @@ class RawTargetAdapter(BaseAdapter):
         self._pool_size, self._server_name, self._trust = pool_size, server_name, trust or trusting()
         self._pools: dict[str, Pool] = {}
 
-    def send(
+    def send(  # pyright: ignore[reportIncompatibleMethodOverride] - of all requests only those of ours
         self,
-        request: requests.PreparedRequest,
+        request: Outgoing,
         stream: bool = False,
-        timeout: float | tuple[float, float] | tuple[float, None] | None = None,
+        timeout: float | tuple[float, float] = math.inf,
         verify: bool | str = True,
         cert: bytes | str | tuple[bytes | str, bytes | str] | None = None,
         proxies: Mapping[str, str] | None = None,
     ) -> Response:
-        """The answer to a request that is an `Outgoing`. `timeout` is that for connecting and that for each read; the
+        """The answer to a request. `timeout` is that for connecting and that for each read; the
         rest is settled by what the adapter was made with.
 
         Raises `requests.ConnectTimeout`, `Unreachable` and `HandshakeFailed`, when the instance got nothing of it;
         `requests.ReadTimeout`, `requests.ConnectionError`, `DoubtfulFraming`, and `CallerGone`.
         """
-        outgoing = cast("Outgoing", request)
-        connect_s, read_s = cast("tuple[float, float]", timeout if isinstance(timeout, tuple) else (timeout, timeout))
-        pool = self._pools.get(outgoing.base_url) or self._pool(outgoing.base_url)
-        head = outgoing.head(pool.authority)
-        connection = pool.take(connect_s, may_repeat=outgoing.method in IDEMPOTENT)
+        connect_s, read_s = timeout if isinstance(timeout, tuple) else (timeout, timeout)
+        pool = self._pools.get(request.base_url) or self._pool(request.base_url)
+        head = request.head(pool.authority)
+        connection = pool.take(connect_s, may_repeat=request.method in IDEMPOTENT)
         sending: Sending | None = None
         try:
-            sending = _begin(connection, outgoing, head, read_s)
-            await_head(connection, outgoing, sending)
-            return Response(outgoing, Incoming(connection, pool, sending))
+            sending = _begin(connection, request, head, read_s)
+            await_head(connection, request.content, sending)
+            return Response(request, Incoming(connection, pool, sending))
         except BaseException as error:
             _end(connection, sending)
             if isinstance(error, TimeoutError):
@@ -233,13 +239,16 @@ class RawTargetAdapter(BaseAdapter):
 def _begin(connection: Connection, outgoing: Outgoing, head: bytes, read_s: float) -> Sending | None:
     """Send what can be sent at once; the `Sending` of the rest, if there is any."""
     body = outgoing.content
-    connection.answers.begin(cast("str", outgoing.method))
+    connection.answers.begin(outgoing.method or "")
     connection.be_patient(read_s)
     is_streamed = body.streams
     if body.length and not is_streamed:
         head += body.read(PIECE_BYTES)
-    sent = _sent(connection, head)
-    if sent == len(head) and not is_streamed and body.read_bytes == (body.length or 0):
+    try:
+        sent = connection.send(head)
+    except ConnectionError:  # the service may have answered before
+        sent = len(head)
+    if sent == len(head) and not is_streamed and body.read_bytes == body.length:
         return None
     is_held = is_streamed and outgoing.expects
     return Sending(connection, body, read_s, is_held=is_held, first=head[sent:])
@@ -253,16 +262,9 @@ def _end(connection: Connection, sending: Sending | None) -> None:
         connection.close()
 
 
-def _sent(connection: Connection, data: bytes) -> int:
-    try:
-        return connection.send(data)
-    except ConnectionError:  # the service may have answered before
-        return len(data)
-
-
-def await_head(connection: Connection, outgoing: Outgoing, sending: Sending | None) -> None:
-    """Until the final answer's head is there."""
-    answer, body = connection.answers, outgoing.content
+def await_head(connection: Connection, body: Body, sending: Sending | None) -> None:
+    """Until the final answer's head is there; `body` is the request's."""
+    answer = connection.answers
     while not answer.has_head:
         _read_into(connection)
         while answer.interim:
