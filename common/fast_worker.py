@@ -57,7 +57,7 @@ class FastWorker(ProblemWorker):
 
     def _exchange(self, listener: Any, client: socket.socket, addr: Any) -> None:
         if not self._is_fast or not isinstance(addr, tuple):
-            super()._exchange(listener, client, addr)
+            return super()._exchange(listener, client, addr)
         name = listener.getsockname()
         incoming = Incoming(client, self.pace, self.cfg.keepalive)
         reader = HeadReader(self.cfg, self._template(name, client, addr))

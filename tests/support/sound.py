@@ -63,6 +63,7 @@ SOUND = {
     "close among others": get(b"Connection: x, close\r\n"),
     "keep-alive": get(b"Connection: Keep-Alive\r\n"),
     "upgrade": get(b"Connection: upgrade\r\nUpgrade: websocket\r\n"),
+    "upgrade alone": get(b"Upgrade: websocket\r\n"),
     "h2c": get(b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nConnection: Upgrade, HTTP2-Settings\r\n"),
     "expecting": post(b"Expect: 100-continue\r\nContent-Length: 4\r\n", b"body"),
     "expecting, and not asked": post(b"Expect: 100-continue\r\nContent-Length: 4\r\n", b"body"),

@@ -10,6 +10,8 @@ from types import SimpleNamespace  # noqa: E402
 from typing import cast  # noqa: E402
 
 from common.serving import Process, gunicorn_settings  # noqa: E402
+from common.tls import showing  # noqa: E402
+from common.worker import ProblemWorker  # noqa: E402
 
 _settings = SimpleNamespace(
     log_level="INFO",
@@ -23,8 +25,12 @@ _settings = SimpleNamespace(
     workers=1,
     worker=os.environ["WORKER"],
 )
-_address = f"127.0.0.1:{os.environ['PORT']}"
-globals().update(gunicorn_settings("reflecting", [_address], cast("Process", _settings), takes_any_method=True))
+_bind = [f"127.0.0.1:{os.environ['PORT']}"]
+if "TLS_PORT" in os.environ:
+    _port = int(os.environ["TLS_PORT"])
+    _bind.append(f"127.0.0.1:{_port}")
+    ProblemWorker.tls = {_port: showing(os.environ["TLS_CERTIFICATE"], os.environ["TLS_KEY"])}
+globals().update(gunicorn_settings("reflecting", _bind, cast("Process", _settings), takes_any_method=True))
 globals().update({name.lower(): int(os.environ[name]) for name in ("KEEPALIVE", "MAX_REQUESTS") if name in os.environ})
 if other := os.environ.get("GUNICORN"):  # a setting under which the fast way is not taken
     globals()[other] = True

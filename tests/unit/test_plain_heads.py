@@ -90,6 +90,18 @@ def test_usual_head_is_plain(name: str) -> None:
     assert read(SOUND[name]) is not None
 
 
+NOT_PLAIN = [
+    *("no Host", "chunks", "expecting", "upgrade alone", "upgrade", "close among others", "repeated", "underscore"),
+    *("fragment", "absolute", "star", "HTTP/1.0", "TRACE without a body", "get without a body", "empty media type"),
+    *("empty lines before", "line of 8191", "field of 16381", "no field"),
+]
+
+
+@pytest.mark.parametrize("name", NOT_PLAIN)
+def test_what_asks_for_more_than_an_answer_or_is_odd_is_left_to_the_parser(name: str) -> None:
+    assert read(SOUND[name]) is None
+
+
 HOSTILE = {
     **hostile.DOUBTFUL_FRAMING,
     **{name: hostile.request(line=line) for name, line in hostile.DOUBTFUL_LINES.items()},
