@@ -20,9 +20,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
+from typing import NamedTuple, cast
 
 import orjson
 import redis
@@ -62,8 +61,7 @@ return now
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A kept answer."""
 
     status: int
@@ -81,8 +79,7 @@ class Entry:
         return self.lifetime_s - self.age_s
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """What a look-up brought: the clock to store with, the varying fields if there is a signpost, perhaps an entry."""
 
     clock: int | None  # None: the store is away, don't keep anything

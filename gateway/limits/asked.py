@@ -40,7 +40,18 @@ class Limit:
 class LimitSet:
     """Never changes. The narrowest limit is the first: of several that are full the first one is told."""
 
-    __slots__ = ("_keys", "_lengths", "_policy", "_rate_limit", "_tail", "_told", "count", "head", "limits")
+    __slots__ = (
+        "_keys",
+        "_lengths",
+        "_policy",
+        "_rate_limit",
+        "_tail",
+        "_told",
+        "count",
+        "head",
+        "is_beyond_telling",
+        "limits",
+    )
 
     def __init__(self, limits: Sequence[Limit]) -> None:
         self.limits = tuple(limits)
@@ -55,6 +66,7 @@ class LimitSet:
         self._tail = b"".join(bulk(b"%d" % number) for ask in asks for number in (ask.limit, ask.window_us))
         told = [(place, each) for place, each in enumerate(self.limits) if each.tier != "global"]
         self._told = [(2 * place + 1, each.rate.amount, each.tier not in PASSING) for place, each in told]
+        self.is_beyond_telling = any(each.rate.amount > MOST_TOLD for each in self.limits)
         self._policy = ("RateLimit-Policy", ", ".join(policy(each.name, each.rate) for _, each in told))
         self._rate_limit = ", ".join(f"{quoted(each.name).replace('%', '%%')};r=%d;t=%d" for _, each in told)
 
@@ -66,26 +78,23 @@ class LimitSet:
         return self._keys % tuple(values) + (_ONE if cost == 1 else bulk(b"%d" % cost)) + self._tail
 
     def fields(self, answer: Sequence[int]) -> list[tuple[str, str]]:
-        """The header fields of a request that passed, as `Verdict.headers`; `answer` is that of the script."""
+        """The header fields of a request that passed, as `Verdict.headers`; `answer` is that of the script. In it no
+        limit is overdrawn, and what counts has not left its window."""
         values: list[int] = []
-        limit = least = -1
-        reset_s = 0
+        limit = least = reset_s = -1
         for place, amount, is_lasting in self._told:
-            left = amount - answer[place]
-            left = 0 if left < 0 else left
-            seconds = -(answer[place + 1] // -1_000_000)
-            seconds = 1 if seconds < 1 else seconds
-            values += (left if left <= MOST_TOLD else MOST_TOLD, seconds)
-            if is_lasting and (limit < 0 or left < least):
+            left, seconds = amount - answer[place], -(answer[place + 1] // -1_000_000)
+            values += (left, seconds)
+            if is_lasting and (left < least or limit < 0):
                 limit, least, reset_s = amount, left, seconds
         if not values:
             return []
         fields = [self._policy, ("RateLimit", self._rate_limit % tuple(values))]
         if limit >= 0:
             fields += (
-                ("X-RateLimit-Limit", str(limit)),
-                ("X-RateLimit-Remaining", str(least)),
-                ("X-RateLimit-Reset", str(int(time.time()) + reset_s)),
+                ("X-RateLimit-Limit", f"{limit}"),
+                ("X-RateLimit-Remaining", f"{least}"),
+                ("X-RateLimit-Reset", f"{int(time.time()) + reset_s}"),
             )
         return fields
 
@@ -137,7 +146,8 @@ class Passed(Verdict):
         return tuple(Row(bucket, max(0, bucket.rate.amount - used), wait_us / 1e6) for bucket, used, wait_us in said)
 
     def headers(self) -> list[tuple[str, str]]:
-        return self._asked.limits.fields(self._answer)
+        limits = self._asked.limits
+        return super().headers() if limits.is_beyond_telling else limits.fields(self._answer)
 
 
 def as_key(whom: str) -> bytes:

@@ -73,7 +73,7 @@ def of_route(exchange: Exchange, limit: str, *, by_caller: bool) -> Asked:
     """What counts a request to a service that has limits. `limit` is the name of the route's rate, or `default`."""
     identity, address = exchange.identity, _address(exchange)
     tier, whom = _caller(identity, address)
-    plan = exchange.table.configuration.plans.get(identity.plan) if identity and tier == "key" else None
+    plan = exchange.table.configuration.plans.get(identity.plan) if tier == "key" and identity else None
     limits = exchange.runtime.limits.sets.of(exchange.service, plan, tier, limit)
     caller, at = as_key(whom), as_key(address)
     whoms = [caller, caller, b""] if plan else [caller, at, caller, b""]
