@@ -165,6 +165,7 @@ class Response(requests.Response):
     _content_consumed = False
     _next = None
     encoding = None
+    reason = ""
 
     def __init__(self, request: Outgoing, raw: Incoming) -> None:
         self.request, self.url = request, request.base_url
@@ -203,8 +204,8 @@ class RawTargetAdapter(BaseAdapter):
         cert: bytes | str | tuple[bytes | str, bytes | str] | None = None,
         proxies: Mapping[str, str] | None = None,
     ) -> Response:
-        """The answer to a request. `timeout` is that for connecting and that for each read; the
-        rest is settled by what the adapter was made with.
+        """The answer to a request. `timeout` is that for connecting and that for each read; the rest is settled by
+        what the adapter was made with.
 
         Raises `requests.ConnectTimeout`, `Unreachable` and `HandshakeFailed`, when the instance got nothing of it;
         `requests.ReadTimeout`, `requests.ConnectionError`, `DoubtfulFraming`, and `CallerGone`.
