@@ -69,10 +69,14 @@ class Balancer:
 
     def _round_robin(self, candidates: Sequence[C]) -> C:
         """Smooth weighted round robin: each earns its weight, the richest goes and pays what all have earned."""
+        credit, richest, most, earned = self._credit, candidates[0], -math.inf, 0.0
         for candidate in candidates:
-            self._credit[candidate.url] = self._credit.get(candidate.url, 0.0) + candidate.weight
-        richest = max(candidates, key=lambda candidate: self._credit[candidate.url])
-        self._credit[richest.url] -= sum(candidate.weight for candidate in candidates)
+            weight, url = candidate.weight, candidate.url
+            credit[url] = own = credit.get(url, 0.0) + weight
+            earned += weight
+            if own > most:
+                richest, most = candidate, own
+        credit[richest.url] -= earned
         return richest
 
     def _better_of_two(self, candidates: Sequence[C]) -> C:

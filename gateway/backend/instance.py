@@ -32,6 +32,7 @@ from gateway.backend.fitness import Fitness
 from gateway.backend.retries import Failure
 from gateway.backend.standing import Standing
 from gateway.backend.transport import Incoming, Outgoing, RawTargetAdapter
+from gateway.body import CallerGone
 from gateway.exchange import Answer
 from gateway.observability.metrics import Metrics
 from gateway.services import Service
@@ -298,7 +299,7 @@ class _Stream:
     def __iter__(self) -> Iterator[bytes]:
         try:
             yield from self._pieces()
-        except OSError as error:
+        except (OSError, CallerGone) as error:  # or the caller has, while the service answered as it read
             log.warning("answer_cut_short", to=self._service, reason=innermost(error))
             # with its number, else gunicorn takes it for a fault of its own and logs a stack trace
             raise ConnectionResetError(errno.ECONNRESET, "the service broke off in the middle of its answer") from error

@@ -61,11 +61,12 @@ class Outgoing(requests.PreparedRequest):
         self._start = f"{method} {target or '/'} HTTP/1.1"
         if not method or self._start.count(" ") != 2 or not self._start.isascii() or not self._start.isprintable():
             raise ValueError("no request line")
-        self._fields, names = _written(fields)
-        if body.length != 0 or "\r\ncontent-length:" in names or method in _WITH_LENGTH:
-            self._fields, names = _written(_framed(method, fields, body))
-        self._has_host = "\r\nhost:" in names
-        self.expects = "\r\nexpect:" in names
+        names = "\n".join(["", *[name for name, _ in fields], ""]).lower()
+        if body.length != 0 or "\ncontent-length\n" in names or method in _WITH_LENGTH:
+            fields = _framed(method, fields, body)
+        self._fields = _written(fields)
+        self._has_host = "\nhost\n" in names
+        self.expects = "\nexpect\n" in names
 
     def head(self, authority: str) -> bytes:
         """As it goes out, with a Host that names the instance where there is none."""
@@ -73,12 +74,11 @@ class Outgoing(requests.PreparedRequest):
         return f"{self._start}\r\n{host}{self._fields}\r\n".encode("latin-1")
 
 
-def _written(fields: Fields) -> tuple[str, str]:
-    """The fields' lines, and the same in lower case with a line break before each: to look for a name in."""
+def _written(fields: Fields) -> str:
     lines = "".join([f"{name}: {value}\r\n" for name, value in fields])
     if lines.count("\n") != len(fields) or lines.count("\r") != len(fields) or "\0" in lines:
         raise ValueError("a line break or NUL in a field")
-    return lines, f"\r\n{lines}".lower()
+    return lines
 
 
 def _framed(method: str, fields: Fields, body: Body) -> Fields:
@@ -165,6 +165,7 @@ class Response(requests.Response):
     _content_consumed = False
     _next = None
     encoding = None
+    reason = ""
 
     def __init__(self, request: Outgoing, raw: Incoming) -> None:
         self.request, self.url = request, request.base_url
@@ -203,8 +204,8 @@ class RawTargetAdapter(BaseAdapter):
         cert: bytes | str | tuple[bytes | str, bytes | str] | None = None,
         proxies: Mapping[str, str] | None = None,
     ) -> Response:
-        """The answer to a request. `timeout` is that for connecting and that for each read; the
-        rest is settled by what the adapter was made with.
+        """The answer to a request. `timeout` is that for connecting and that for each read; the rest is settled by
+        what the adapter was made with.
 
         Raises `requests.ConnectTimeout`, `Unreachable` and `HandshakeFailed`, when the instance got nothing of it;
         `requests.ReadTimeout`, `requests.ConnectionError`, `DoubtfulFraming`, and `CallerGone`.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gevent
 import pytest
+import requests
 
 from common.tls import trusting
 from gateway.backend.transport import Outgoing, RawTargetAdapter
@@ -129,6 +130,41 @@ def test_fields_of_an_answer_keep_their_order(adapter: RawTargetAdapter, service
     raw = adapter.send(Outgoing("GET", service.url, "/", [], body_of(b"", length=0)), stream=True, timeout=5).raw
 
     assert raw.fields == [("X-A", "1"), ("X-B", "2"), ("x-a", "3"), ("Content-Length", "0")]
+
+
+def test_answer_can_be_used_as_any_answer_of_requests(adapter: RawTargetAdapter, service: Scripted) -> None:
+    def act(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 404 Not Found\r\nX-A: 1\r\nx-a: 2\r\nSet-Cookie: a=b\r\nContent-Length: 4\r\n\r\n")
+        peer.send(b"[42]")
+
+    service.act = act
+
+    answer = adapter.send(Outgoing("GET", service.url, "/", [], body_of(b"", length=0)), timeout=5)
+
+    assert (answer.status_code, answer.ok, answer.json()) == (404, False, [42])
+    assert answer.headers["X-A"] == "1, 2"
+    assert not answer.cookies
+    answer.close()
+
+
+def test_post_is_sent_once_when_the_kept_connection_ends_just_then(
+    adapter: RawTargetAdapter, service: Scripted
+) -> None:
+    heads: list[str] = []
+
+    def act(peer: Peer) -> None:
+        heads.append(peer.request()[0].start)
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        heads.append(peer.request()[0].start)  # and no answer
+
+    service.act = act
+    adapter.send(Outgoing("GET", service.url, "/", [], body_of(b"", length=0)), timeout=5)
+
+    with pytest.raises(requests.ConnectionError):
+        adapter.send(Outgoing("POST", service.url, "/", [], body_of(b"", length=0)), timeout=5)
+
+    assert heads == ["GET / HTTP/1.1", "POST / HTTP/1.1"]
 
 
 class Slow(io.BytesIO):
