@@ -91,7 +91,8 @@ class HeadReader:
         ):
             return None
         fields: dict[str, str] = {}
-        environ = self._template | {HEAD: block, FIELDS: fields}
+        environ = self._template.copy()
+        environ[HEAD], environ[FIELDS] = block, fields
         for line in lines:
             written, colon, value = line.partition(":")
             name = _name(written) if len(written) <= LONGEST_NAME else None
