@@ -6,6 +6,8 @@ import random
 import selectors
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -171,6 +173,7 @@ def test_a_frozen_server_fails_all_in_one_patience_and_nothing_is_sent_again(fra
 
     assert {type(each) for each in outcomes} == {redis.TimeoutError}
     assert elapsed_s >= SHORT_S
+    assert at_once(*(asking(line, "ECHO", word) for word in "abc")) == [b"a", b"b", b"c"]  # and not what INCR told
     with redis.Redis.from_url(fragile.url) as client:
         wait_until(lambda: client.get("x") in (b"0", b"20"), "all to be done, or nothing")
 
@@ -225,11 +228,43 @@ def test_a_reply_that_is_there_before_the_command_is_not_taken_for_its_own() -> 
         assert isinstance(at_once(ask_twice)[0], redis.InvalidResponse)
 
 
-class Telling:
-    """Answers whatever comes with the same bytes."""
+SLOW_TO_CONNECT = """
+from gevent import monkey
+monkey.patch_all()
+import sys, gevent, redis
+from gateway.pipe import Pipe
 
-    def __init__(self, said: bytes) -> None:
-        self._said, self.connections = said, 0
+line = Pipe(redis.BlockingConnectionPool.from_url(sys.argv[1], driver_info=None, protocol=2), 0.2)
+try:
+    line.call(b"*1\\r\\n$4\\r\\nPING\\r\\n")
+except redis.TimeoutError:
+    print("nobody waits so long")
+with gevent.Timeout(20):
+    while True:
+        try:
+            print(line.call(b"*1\\r\\n$4\\r\\nPING\\r\\n"))
+            break
+        except redis.TimeoutError:
+            pass
+"""
+
+
+def test_a_connection_may_take_longer_than_those_wait_who_wanted_it() -> None:
+    with Telling(b"+OK\r\n", after_s=0.6) as there:
+        url = there.url.removesuffix("/0") + "/1"  # with which redis-py says SELECT first
+        done = subprocess.run(
+            [sys.executable, "-c", SLOW_TO_CONNECT, url], capture_output=True, text=True, timeout=60, check=True
+        )
+
+        assert done.stdout.splitlines() == ["nobody waits so long", "b'OK'"]
+        assert there.connections == 1
+
+
+class Telling:
+    """Answers whatever comes with the same bytes, the first time after so many seconds."""
+
+    def __init__(self, said: bytes, *, after_s: float = 0) -> None:
+        self._said, self._after_s, self.connections = said, after_s, 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
 
@@ -249,8 +284,11 @@ class Telling:
 
     def _answer(self, connection: socket.socket) -> None:
         with suppress(OSError), connection:
+            pause_s = self._after_s
             while connection.recv(65536):
+                time.sleep(pause_s)
                 connection.sendall(self._said)
+                pause_s = 0
 
 
 def test_a_name_a_password_and_a_database_are_those_of_the_address(server: Valkey) -> None:
