@@ -29,9 +29,10 @@ from gateway.backend.call import Call
 from gateway.backend.countdown import Limit, OutOfTime
 from gateway.backend.dialling import HandshakeFailed, Unreachable
 from gateway.backend.fitness import Fitness
+from gateway.backend.outgoing import Outgoing
 from gateway.backend.retries import Failure
 from gateway.backend.standing import Standing
-from gateway.backend.transport import Incoming, Outgoing, RawTargetAdapter
+from gateway.backend.transport import Incoming, RawTargetAdapter
 from gateway.body import CallerGone
 from gateway.exchange import Answer
 from gateway.observability.metrics import Metrics

@@ -11,7 +11,7 @@ import gevent
 from requests import RequestException
 
 from gateway.backend.instance import Instance, innermost
-from gateway.backend.transport import Outgoing
+from gateway.backend.outgoing import Outgoing
 from gateway.body import Body
 
 _FAILURES = (RequestException, OSError)

@@ -38,8 +38,9 @@ from gateway.backend.countdown import Countdown
 from gateway.backend.discovery import SourceState
 from gateway.backend.dns import NoAddress, NotResolved, Resolved, parse_source
 from gateway.backend.findings import Findings
+from gateway.backend.outgoing import Outgoing
 from gateway.backend.registry import Registry
-from gateway.backend.transport import Outgoing, RawTargetAdapter
+from gateway.backend.transport import RawTargetAdapter
 from gateway.backend.watched_name import (
     BELIEVED_AFTER_S,
     LONGEST_PAUSE_S,

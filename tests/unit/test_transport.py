@@ -11,7 +11,8 @@ import pytest
 import requests
 
 from common.tls import trusting
-from gateway.backend.transport import Outgoing, RawTargetAdapter
+from gateway.backend.outgoing import Outgoing
+from gateway.backend.transport import RawTargetAdapter
 from gateway.body import Body
 from tests.support import http1
 from tests.support.certificates import Authority
