@@ -49,10 +49,14 @@ def truncated_address(address: str) -> str:
 
 
 def masked(text: str) -> str:
-    """`text` with what looks like an e-mail address or a credential covered. The tests beside each step make it cheap:
-    most texts are names of ours or short paths."""
-    if len(text) < LONG and text.isidentifier():
-        return text
+    """`text` with what looks like an e-mail address or a credential covered. Most texts are names of ours or short
+    paths, and come again and again."""
+    if len(text) < LONG:
+        return text if text.isidentifier() else _masked_short(text)
+    return _masked(text)
+
+
+def _masked(text: str) -> str:
     if "input_value" in text:
         text = _INPUT.sub(f"input_value={COVER}", text)
     if "=" in text or ":" in text or " " in text or "+" in text or "%20" in text:
@@ -64,6 +68,9 @@ def masked(text: str) -> str:
     if len(text) >= LONG:
         text = _RANDOM.sub(lambda found: found[0] if _UUID.fullmatch(found[0]) else COVER, text)
     return text
+
+
+_masked_short = lru_cache(maxsize=1024)(_masked)
 
 
 def mask(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

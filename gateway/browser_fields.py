@@ -21,7 +21,10 @@ def completed(headers: HeaderList, request_id: str, exchange: Exchange | None) -
         headers = [(name, value) for name, value in headers if name.lower() not in _SAID_HERE]
     headers = [*headers, ("X-Request-ID", request_id), security_headers.NOSNIFF]
     if exchange is not None:
-        headers = _for_pages(exchange, headers) + exchange.answer_headers
+        browsers = exchange.runtime.browsers
+        if browsers.cors.origins or (browsers.hsts_max_age_s and exchange.forwarding.scheme == "https"):
+            headers = _for_pages(exchange, headers)
+        headers += exchange.answer_headers
     return headers + security_headers.missing(headers) if is_ours else headers
 
 

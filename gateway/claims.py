@@ -109,9 +109,14 @@ class Claims(Generic[T]):
                 best, length = node, count
         return Found(best.mount, best.version, length) if best is not None and best.mount is not None else None
 
+    @property
+    def is_by_path(self) -> bool:
+        """Whether the host makes no difference, because nobody claims one."""
+        return len(self._hosts) == (ANY_HOST in self._hosts)
+
     def _patterns(self, host: str) -> Sequence[str]:
         """Those that fit, the most telling first; without those by name where nobody claims any."""
-        if len(self._hosts) == (ANY_HOST in self._hosts):
+        if self.is_by_path:
             return (ANY_HOST,)
         return [*_spellings(host), ANY_HOST]
 

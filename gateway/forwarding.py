@@ -21,6 +21,7 @@ from gateway.headers import (
     passed_request_fields,
 )
 from gateway.outgoing import outgoing_target as outgoing_target
+from gateway.services import NO_CHANGES
 
 
 def forward(exchange: Exchange) -> Answer:
@@ -51,7 +52,7 @@ def forward(exchange: Exchange) -> Answer:
         headers = outgoing_fields(exchange)  # 3
         call = _call(exchange, target, headers, time)
         _mirror(exchange, call)  # 4
-        answer = exchange.runtime.entrance.admit(call, lambda: backend.send(call))  # 5
+        answer = exchange.runtime.entrance.admit(call, backend.send)  # 5
     except CallerGone as error:
         raise refuse_torn_body(error) from error
     except Problem as problem:
@@ -102,10 +103,11 @@ def _mirror(exchange: Exchange, call: Call) -> None:
 
 def outgoing_fields(exchange: Exchange) -> HeaderList:
     """The header fields that the service is sent."""
-    return exchange.service.request_headers.apply(_outgoing_headers(exchange, _hops(exchange)))
+    headers, changes = _outgoing_headers(exchange), exchange.service.request_headers
+    return headers if changes is NO_CHANGES else changes.apply(headers)
 
 
-def _outgoing_headers(exchange: Exchange, hops: int | None) -> HeaderList:
+def _outgoing_headers(exchange: Exchange) -> HeaderList:
     host = exchange.service.host
     if host == "instance":
         told = None
@@ -122,7 +124,7 @@ def _outgoing_headers(exchange: Exchange, hops: int | None) -> HeaderList:
             exchange.headers, exchange.forwarding, _identity_fields(exchange), exchange.request_id
         )
         headers = headers if told is None else [("Host", told), *headers]
-    if hops is not None:
+    if (hops := _hops(exchange)) is not None:
         fewer = str(hops - 1)
         headers = [(name, fewer if name.lower() == "max-forwards" else value) for name, value in headers]
     return headers

@@ -81,15 +81,20 @@ class Gate:
         """Whether `enter` would wait or shed."""
         return self._in_flight >= self._most_in_flight
 
+    def enter_at_once(self) -> bool:
+        """Take a place if one is free, which it is only while nobody waits. Whether that was done."""
+        if self._in_flight >= self._most_in_flight:
+            return False
+        self._in_flight += 1
+        return True
+
     def enter(self, priority: Priority = "normal", *, wait_s: float | None = None) -> None:
         """Take a place, perhaps after a wait: of `wait_s` at most, where that is shorter than the gate's.
 
         Raises `Shed`. To each `enter` that returned belongs one `leave`, and none to one that raised.
         """
-        if self._in_flight < self._most_in_flight:  # then nobody waits
-            self._in_flight += 1
-            return
-        self._wait_for_place(priority, self._wait_s if wait_s is None else min(wait_s, self._wait_s))
+        if not self.enter_at_once():
+            self._wait_for_place(priority, self._wait_s if wait_s is None else min(wait_s, self._wait_s))
 
     def leave(self) -> None:
         """Hand the place to the next waiter, or give it back. Does not switch; any greenlet may call it."""

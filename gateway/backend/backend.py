@@ -105,7 +105,7 @@ class Backend:
             raise GatewayTimeout("The time for this request was over before its work began.", code="DEADLINE_EXCEEDED")
         if self._entrance is None:
             return self._send(call)
-        return self._entrance.admit(call, lambda: self._send(call))
+        return self._entrance.admit(call, self._send)
 
     @property
     def crowd(self) -> str:

@@ -31,14 +31,15 @@ class Entrance:
         """`name`: of the service, or `gateway` for all of them."""
         self._name, self._gate, self._metrics = name, gate, metrics
 
-    def admit(self, call: Call, ask: Callable[[], Answer]) -> Answer:
-        """What `ask` answers, asked from inside. The place is given back when the answer's body is closed.
+    def admit(self, call: Call, ask: Callable[[Call], Answer]) -> Answer:
+        """What `ask` answers to `call`, asked from inside. The place is given back when the answer's body is closed.
 
         Raises `ServiceUnavailable`, and what `ask` raises.
         """
-        self._enter(call)
+        if not self._gate.enter_at_once():
+            self._wait_to_enter(call)
         try:
-            answer = ask()
+            answer = ask(call)
         except BaseException:
             self._gate.leave()
             raise
@@ -54,10 +55,7 @@ class Entrance:
         gate, wait = self._gate, ", so one more would wait" if self._gate.is_full else ""
         return f"{self._name}: {gate.in_flight} in flight, {gate.waiting} waiting{wait}"
 
-    def _enter(self, call: Call) -> None:
-        if not self._gate.is_full:
-            self._gate.enter()
-            return
+    def _wait_to_enter(self, call: Call) -> None:
         began = time.monotonic()
         self._metrics.waiting(self._name, 1)
         try:
