@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import redis
 
 from tests.integration.conftest import Gateway, GatewayFactory, no_fault_in, ready, statuses
 from tests.support import wire
@@ -89,3 +91,22 @@ def test_large_upload_is_not_held_in_memory(start_gateway: GatewayFactory) -> No
 
     assert answer.json()["length"] == length
     assert while_sending - before < 20 << 20
+
+
+def test_a_worker_has_no_more_connections_to_redis_than_its_pool(
+    start_gateway: GatewayFactory, database: Callable[[], str]
+) -> None:
+    workers, size, url = 2, 6, database()
+    gateway = start_gateway(redis_url=url, WEB_CONCURRENCY=str(workers), REDIS_POOL_SIZE=str(size))
+    ready(gateway)
+    number = int(url.rpartition("/")[2])
+    most = 0
+
+    with no_fault_in(gateway), redis.Redis.from_url(url) as client, ThreadPoolExecutor(40) as threads:
+        answers = [threads.submit(gateway.get, f"/kept/cacheable?cc=s-maxage%3D9&n={n % 50}") for n in range(800)]
+        while not all(answer.done() for answer in answers):
+            open_now = [each for each in client.client_list() if int(each["db"]) == number]
+            most = max(most, len(open_now) - 1)  # but for ours
+
+    assert statuses([answer.result() for answer in answers]) == [200] * 800
+    assert 0 < most <= workers * size
