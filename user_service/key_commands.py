@@ -56,7 +56,7 @@ def _rotate(rotation: KeyRotation | None, record: Record) -> click.Command:
 
 
 def _retire(rotation: KeyRotation | None, record: Record) -> click.Command:
-    @click.command("retire")
+    @click.command("retire", context_settings={"ignore_unknown_options": True})  # a kid may begin with a hyphen
     @click.argument("kid")
     def retire(kid: str) -> None:
         """Take the key KID out of use now, because it was stolen: all tokens that it signed are void."""

@@ -170,6 +170,13 @@ def test_keys_are_rotated_listed_and_retired(make_app: MakeApp) -> None:
     assert "PRIVATE" not in rotated + listed + retired
 
 
+def test_a_key_whose_name_begins_with_a_hyphen_is_no_option(make_app: MakeApp) -> None:
+    app = make_app()
+    run(app, "keys", "rotate")
+
+    assert "no key of this name" in run(app, "keys", "retire", "-3x_").output
+
+
 @pytest.mark.parametrize(
     ("words", "reason"), [(["rotate"], "is published already"), (["retire", "unknown"], "no key of this name")]
 )
