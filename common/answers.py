@@ -26,6 +26,7 @@ from gunicorn.http.wsgi import STATUS_RE
 
 from common.messages import IncomingBody, Request
 from common.problems import status_line
+from common.turns import send_together
 
 log = structlog.get_logger("edge")
 
@@ -191,7 +192,10 @@ class Response:
         """A piece of the body. What is beyond the announced length, or has no place in this answer, is not sent."""
         if not isinstance(data, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] - an application may be wrong
             raise TypeError(f"{data!r} is not a byte")
-        head = b"" if self.headers_sent else self._head()
+        head = b""
+        if not self.headers_sent:
+            send_together()
+            head = self._head()
         if self._omits_body:
             if data and not self._sent:
                 log.warning("body_dropped", status=self._status)
