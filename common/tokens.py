@@ -36,6 +36,9 @@ AUDIENCE = "shop"
 TOKEN_TYPE = "at+jwt"  # noqa: S105 - RFC 9068, 2.1: the header's `typ`, not a secret
 LEEWAY_S = 5  # for clocks that differ
 MAX_CACHED = 10_000
+REFUSED_S = 1.0
+"""So long a token that was refused is refused again without a look: who sends the same one in a flood costs little, and
+one whose key, or time, has come only now waits for no longer."""
 REQUIREMENT = "__requirement__"
 """Where a view of a service carries what it asks for."""
 
@@ -89,6 +92,7 @@ class Verifier:
         self._max_cached, self._max_age_s = max_cached, max_age_s
         self._tell = tell
         self._cache: OrderedDict[bytes, tuple[Identity, float]] = OrderedDict()
+        self._refused: dict[bytes, tuple[str, float]] = {}  # why, and when that was found
         self.in_background: list[Callable[[Callable[[], bool]], object]] = []
 
     def start(self, is_wanted: Callable[[], bool]) -> None:
@@ -106,7 +110,12 @@ class Verifier:
         if known is None or time.time() >= known[1]:
             self._tell("miss")
             self._cache.pop(digest, None)
-            identity = self._decode(digest, token)
+            self._refuse_again(digest)
+            try:
+                identity = self._decode(digest, token)
+            except InvalidToken as error:
+                self._remember_refusal(digest, error)
+                raise
         else:
             self._tell("hit")
             self._cache.move_to_end(digest)
@@ -118,6 +127,17 @@ class Verifier:
     def forget(self) -> None:
         """Decode each token anew: a key has gone."""
         self._cache.clear()
+        self._refused.clear()
+
+    def _refuse_again(self, digest: bytes) -> None:
+        text, at = self._refused.get(digest, ("", 0.0))
+        if 0 <= time.time() - at < REFUSED_S:
+            raise InvalidToken(text)
+
+    def _remember_refusal(self, digest: bytes, error: InvalidToken) -> None:
+        if len(self._refused) >= self._max_cached:
+            self._refused.clear()
+        self._refused[digest] = str(error), time.time()
 
     def _ask_whether_revoked(self, revoked: Revoked, digest: bytes, identity: Identity) -> None:
         if not revoked.is_trusted:

@@ -20,7 +20,7 @@ from gateway.body import Body, Reader
 from gateway.browser_fields import answers_preflight, completed
 from gateway.dispatch import Dispatcher, refusal
 from gateway.exchange import EXCHANGE, Answer, Exchange, HeaderList
-from gateway.headers import Fields, Forwarding, direct, trace_caller
+from gateway.headers import Fields, forwarding_of, trace_caller
 from gateway.observability.access import Line
 from gateway.router import Route
 from gateway.runtime import Runtime
@@ -77,9 +77,9 @@ def exchange_of(environ: WSGIEnvironment, runtime: Runtime, request_id: str) -> 
         scheme = "https" if headers.get("x-forwarded-proto", scheme).lower() == "https" else "http"
         forwarded_host = headers.get("x-forwarded-host", "")
         host = forwarded_host if is_host(forwarded_host) else host  # proxies pass on what callers invent
-        forwarding = Forwarding(caller, scheme, host or "", proxies, headers.get("via", ""), protocol)
+        forwarding = forwarding_of(caller, scheme, host or "", proxies, headers.get("via", ""), protocol)
     else:
-        forwarding = direct(caller, scheme, host or "", protocol)
+        forwarding = forwarding_of(caller, scheme, host or "", protocol=protocol)
     return Exchange(
         method=method,
         target=target,

@@ -43,6 +43,9 @@ _NEVER_RETURNED = HOP_BY_HOP | {"date", "server"}
 
 _PERSISTENCE = frozenset({"keep-alive", "close"})  # options that name no field that is ever passed on
 
+MOST_REMEMBERED = 300
+"""Characters. What is longer, no caller sends twice but to fill our memory."""
+
 MOST_NAMES = 1000
 """So many names of fields are remembered: more than honest callers and services have."""
 
@@ -50,6 +53,17 @@ OUR_COOKIES = frozenset({"__Host-access", "__Secure-refresh", "__Host-csrf", "de
 """What a browser keeps for the gateway alone, see `cookies`."""
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Networks(tuple[IPNetwork, ...]):
+    """Some that are asked about again and again: the hash, by which answers are remembered, is worked out once."""
+
+    def __hash__(self) -> int:
+        try:
+            return self._hash
+        except AttributeError:
+            self._hash: int = super().__hash__()
+            return self._hash
 
 
 class Fields(dict[str, str]):
@@ -93,10 +107,15 @@ class Forwarding:
         object.__setattr__(self, "fields", fields)
 
 
-@lru_cache(maxsize=4096)
-def direct(caller: str, scheme: str, host: str, protocol: str) -> Forwarding:
-    """How a request reached us that came through no proxy of ours."""
-    return Forwarding(caller, scheme, host, (), protocol=protocol)
+def forwarding_of(
+    caller: str, scheme: str, host: str, proxies: tuple[str, ...] = (), via: str = "", protocol: str = "1.1"
+) -> Forwarding:
+    """How a request reached us, made once for all that came so."""
+    is_short = len(host) + len(via) <= MOST_REMEMBERED
+    return (_remembered if is_short else Forwarding)(caller, scheme, host, proxies, via, protocol)
+
+
+_remembered = lru_cache(maxsize=4096)(Forwarding)
 
 
 @lru_cache(maxsize=256)
@@ -250,25 +269,33 @@ def without_authority(location: str, instance_url: str) -> str:
 
 
 def trace_caller(
-    peer: str, incoming: Mapping[str, str], trusted: Sequence[IPNetwork]
+    peer: str, incoming: Mapping[str, str], trusted: tuple[IPNetwork, ...]
 ) -> tuple[str, tuple[str, ...], bool]:
     """The caller's address, the trusted proxies between it and us, and whether our peer is one of those.
 
     `X-Forwarded-For` is walked from right to left for as long as the one who wrote the entry is trusted; the first
     address that is not ours is the caller. What stands left of it may be invented, so it counts for nothing.
     """
-    if not trusted or not is_trusted(peer, tuple(trusted)):
+    if not trusted or not is_trusted(peer, trusted):
         return peer, (), False
-    hops = [hop.strip() for hop in incoming.get("x-forwarded-for", "").split(",") if hop.strip()]
+    told = incoming.get("x-forwarded-for", "")
+    return (_walk_short if len(told) <= MOST_REMEMBERED else _walk)(peer, told, trusted)
+
+
+def _walk(peer: str, told: str, trusted: tuple[IPNetwork, ...]) -> tuple[str, tuple[str, ...], bool]:
+    hops = [hop.strip() for hop in told.split(",") if hop.strip()]
     proxies: list[str] = [peer]
     while hops:
         address = _address(hops.pop())
         if address is None:
             break
-        if not hops or not is_trusted(address, tuple(trusted)):
+        if not hops or not is_trusted(address, trusted):
             return address, tuple(proxies), True
         proxies.insert(0, address)
     return proxies[0], tuple(proxies[1:]), True
+
+
+_walk_short = lru_cache(maxsize=4096)(_walk)
 
 
 def _address(text: str) -> str | None:

@@ -18,7 +18,7 @@ from common.settings import OptionalPath, OptionalText, Secret
 from common.tls import CertificateFault, server_context
 from gateway.backend.dns import parse_nameserver
 from gateway.browsers import BrowserSettings
-from gateway.headers import IPNetwork
+from gateway.headers import IPNetwork, Networks
 
 _SIZE = re.compile(r"(\d+)\s*(B|KB|MB|GB|KIB|MIB|GIB)?", re.IGNORECASE)
 _UNITS = {"": 1, "B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
@@ -166,9 +166,9 @@ class GatewaySettings(BrowserSettings):
     max_request_size: Annotated[int, BeforeValidator(parse_size)] = Field(
         10 << 20, examples=["10MB"], description="The largest request body, with a unit."
     )
-    trusted_proxies: Annotated[tuple[IPNetwork, ...], NoDecode, BeforeValidator(parse_networks)] = Field(
-        (), description="Addresses or networks whose X-Forwarded-* are believed, by comma."
-    )
+    trusted_proxies: Annotated[
+        tuple[IPNetwork, ...], NoDecode, BeforeValidator(parse_networks), AfterValidator(Networks)
+    ] = Field((), description="Addresses or networks whose X-Forwarded-* are believed, by comma.")
     breaker_failures: int = Field(
         5,
         ge=1,

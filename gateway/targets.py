@@ -224,7 +224,13 @@ def check_host(host: str | None, protocol: str) -> None:
         raise BadRequest("The request needs one well-formed Host field.", code="MALFORMED_HOST")
 
 
-@lru_cache(maxsize=1024)
 def is_host(text: str) -> bool:
     """Whether `text` is one well-formed host, with or without a port."""
+    return (_is_short_host if len(text) <= _SHORT else _is_host)(text)
+
+
+def _is_host(text: str) -> bool:
     return _HOST.fullmatch(text) is not None
+
+
+_is_short_host = lru_cache(maxsize=1024)(_is_host)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from common import tokens as subject
 from common.keys import FixedKeys, InvalidToken, JwkSetKeys, KeysUnavailable, SharedSecret
 from common.problems import Problem, ServiceUnavailable, Unauthorized
-from common.tokens import AUDIENCE, ISSUER, Identity, Verifier, bearer_token, refusal
+from common.tokens import AUDIENCE, ISSUER, REFUSED_S, Identity, Verifier, bearer_token, refusal
 from tests.support import tokens
 from tests.support.stub import StubService
 from tests.support.tokens import KeyPair
@@ -270,6 +270,23 @@ def test_a_token_that_is_not_yet_valid_becomes_so(verifier: Verifier) -> None:
         clock.move_to(NOW + 60)
 
         assert verifier.verify(token).user_id == "42"
+
+
+def test_a_refused_token_is_looked_at_once_a_second_and_when_keys_go(keys: Counted, verifier: Verifier) -> None:
+    with time_machine.travel(NOW, tick=False) as clock:
+        token = PAIR.sign(claims(nbf=NOW + 60))
+
+        def refused() -> int:
+            with pytest.raises(InvalidToken):
+                verifier.verify(token)
+            return keys.times
+
+        at_once = [refused() for _ in range(3)]
+        clock.shift(REFUSED_S)
+        later = [refused() for _ in range(2)]
+        verifier.forget()
+
+        assert (at_once, later, refused()) == ([1, 1, 1], [2, 2], 3)
 
 
 def test_the_least_recently_used_identity_is_forgotten_first(keys: Counted) -> None:
