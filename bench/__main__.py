@@ -35,6 +35,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description="What does a request cost?")
     parser.add_argument("--quick", action="store_true", help="fewer subjects and rounds; writes nothing")
     is_quick = parser.parse_args().quick
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who is started in the background ignores it
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))  # unwinds, so that all children are ended
     began = time.monotonic()

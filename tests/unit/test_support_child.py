@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,15 @@ def test_a_child_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     assert child.stop(grace_s=0.1) == -9
 
 
+@pytest.fixture
+def heeding_ctrl_c() -> Generator[None]:
+    """Who is started in the background is started to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeding_ctrl_c")
 def test_a_child_that_ctrl_c_comes_upon_in_its_very_beginning_is_ended(tmp_path: Path) -> None:
     begun: list[int] = []
 
