@@ -25,12 +25,12 @@ def test_ticks_are_user_and_system_time_whatever_the_process_is_called() -> None
 
 
 def test_the_time_of_an_ended_child_is_not_lost() -> None:
-    busy = "import time\nwhile time.process_time() < 0.1: pass"
+    busy = "import time\nwhile time.process_time() < 0.4: pass"
 
     before = usage.cpu_s(os.getpid())
     subprocess.run([sys.executable, "-c", busy], check=True)
 
-    assert usage.cpu_s(os.getpid()) - before >= 0.09
+    assert usage.cpu_s(os.getpid()) - before >= 0.3  # ticks are coarse
 
 
 def test_a_process_that_has_ended_has_used_nothing() -> None:
