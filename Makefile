@@ -6,7 +6,7 @@ PY := .venv/bin/python
 UV_COMPILE := .venv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --quiet
 TESTS ?= tests
-# run once more with all requests read by gunicorn's own parser
+# run first with all requests read by gunicorn's own parser
 ON_STOCK ?= $(if $(filter tests,$(TESTS)),$(wildcard $(addprefix tests/integration/test_,strict_requests.py \
 	gateway_answers.py gateway_bodies.py gateway_connections.py gateway_parser.py gateway_process.py gateway_transparent.py)))
 JOBS ?= 2
@@ -22,8 +22,8 @@ run: .venv/.embedded ## Run the whole system here: gateway on 5001, data in var/
 test: .venv/.test lint ## Everything: lint, types, contracts, unit, integration, contract and end-to-end tests
 	@deploy/tools.sh
 	$(PY) -m gateway test gateway/cases.yaml
-	$(PY) -m pytest $(TESTS) -n $(JOBS)
 	$(if $(ON_STOCK),TESTED_WORKER=stock $(PY) -m pytest $(ON_STOCK) -n $(JOBS))
+	$(PY) -m pytest $(TESTS) -n $(JOBS)
 
 bench: .venv/.embedded ## Measure what a request costs, beside other gateways, into docs/performance.md (QUICK=1: some, and only printed)
 	@$(if $(QUICK),,deploy/tools.sh bench)

@@ -10,7 +10,7 @@ can_fetch() {
   [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && command -v dpkg >/dev/null
 }
 
-promtool() {
+for_tests() {
   if [ -x .venv/bin/promtool ]; then
     return
   fi
@@ -35,7 +35,7 @@ promtool() {
   fi
 }
 
-bench() {
+for_bench() {
   missing=()
   for name in wrk nginx haproxy caddy; do
     command -v "$name" >/dev/null || missing+=("$name")
@@ -60,9 +60,9 @@ bench() {
     || echo "could not be installed from Debian's packages: ${missing[*]}"
 }
 
-case "${1:-promtool}" in
-  promtool) promtool ;;
-  bench) bench ;;
+case "${1:-tests}" in
+  tests) for_tests ;;
+  bench) for_bench ;;
   *)
     echo "usage: deploy/tools.sh [bench]" >&2
     exit 2

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flask import Flask, current_app, has_request_context, request
+from flask import Flask, current_app, request
 
 from common.audit import ANONYMOUS, Entry, Outcome, Recorder, refusal
 from common.auditing import remote_recorder
@@ -73,4 +73,4 @@ def note(
 
 
 def _page() -> str:
-    return request.url_rule.rule if has_request_context() and request.url_rule else "page"
+    return request.url_rule.rule if request.url_rule else "page"

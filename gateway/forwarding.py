@@ -21,7 +21,6 @@ from gateway.headers import (
     passed_request_fields,
 )
 from gateway.outgoing import outgoing_target as outgoing_target
-from gateway.services import NO_CHANGES
 
 
 def forward(exchange: Exchange) -> Answer:
@@ -103,8 +102,7 @@ def _mirror(exchange: Exchange, call: Call) -> None:
 
 def outgoing_fields(exchange: Exchange) -> HeaderList:
     """The header fields that the service is sent."""
-    headers, changes = _outgoing_headers(exchange), exchange.service.request_headers
-    return headers if changes is NO_CHANGES else changes.apply(headers)
+    return exchange.service.request_headers.apply(_outgoing_headers(exchange))
 
 
 def _outgoing_headers(exchange: Exchange) -> HeaderList:
@@ -155,7 +153,7 @@ def _identity_fields(exchange: Exchange) -> HeaderList:
 
 
 @lru_cache(maxsize=4096)
-def _told(user_id: str, username: str, roles: frozenset[str]) -> HeaderList:
+def _told(user_id: str, username: str, roles: frozenset[str]) -> tuple[tuple[str, str], ...]:
     """Names are user input: what is not plain text is left out."""
     fields = [("X-User-Id", user_id), ("X-User-Name", username), ("X-User-Roles", ",".join(sorted(roles)))]
-    return [(name, value) for name, value in fields if value.isascii() and value.isprintable()]
+    return tuple((name, value) for name, value in fields if value.isascii() and value.isprintable())

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import lru_cache
 
+from common.remembering import LONGEST, remembered
+
 PSEUDONYM = "gateway"
 """Our name in `Via` (RFC 9110, 7.6.3)."""
 
@@ -42,9 +44,6 @@ _NEVER_SENT = HOP_BY_HOP | SET_BY_US | _REPLACED | _CREDENTIALS
 _NEVER_RETURNED = HOP_BY_HOP | {"date", "server"}
 
 _PERSISTENCE = frozenset({"keep-alive", "close"})  # options that name no field that is ever passed on
-
-MOST_REMEMBERED = 300
-"""Characters. What is longer, no caller sends twice but to fill our memory."""
 
 MOST_NAMES = 1000
 """So many names of fields are remembered: more than honest callers and services have."""
@@ -111,18 +110,16 @@ def forwarding_of(
     caller: str, scheme: str, host: str, proxies: tuple[str, ...] = (), via: str = "", protocol: str = "1.1"
 ) -> Forwarding:
     """How a request reached us, made once for all that came so."""
-    is_short = len(host) + len(via) <= MOST_REMEMBERED
+    is_short = len(host) + len(via) <= LONGEST
     return (_remembered if is_short else Forwarding)(caller, scheme, host, proxies, via, protocol)
 
 
 _remembered = lru_cache(maxsize=4096)(Forwarding)
 
 
-@lru_cache(maxsize=256)
-def connection_options(value: str | None) -> frozenset[str]:
+@remembered(256)
+def connection_options(value: str) -> frozenset[str]:
     """Fields that `Connection` names belong to this connection only (RFC 9110, 7.6.1)."""
-    if not value:
-        return frozenset()
     return frozenset(token.strip().lower() for token in value.split(","))
 
 
@@ -278,11 +275,11 @@ def trace_caller(
     """
     if not trusted or not is_trusted(peer, trusted):
         return peer, (), False
-    told = incoming.get("x-forwarded-for", "")
-    return (_walk_short if len(told) <= MOST_REMEMBERED else _walk)(peer, told, trusted)
+    return _walk(incoming.get("x-forwarded-for", ""), peer, trusted)
 
 
-def _walk(peer: str, told: str, trusted: tuple[IPNetwork, ...]) -> tuple[str, tuple[str, ...], bool]:
+@remembered(4096)
+def _walk(told: str, peer: str, trusted: tuple[IPNetwork, ...]) -> tuple[str, tuple[str, ...], bool]:
     hops = [hop.strip() for hop in told.split(",") if hop.strip()]
     proxies: list[str] = [peer]
     while hops:
@@ -293,9 +290,6 @@ def _walk(peer: str, told: str, trusted: tuple[IPNetwork, ...]) -> tuple[str, tu
             return address, tuple(proxies), True
         proxies.insert(0, address)
     return proxies[0], tuple(proxies[1:]), True
-
-
-_walk_short = lru_cache(maxsize=4096)(_walk)
 
 
 def _address(text: str) -> str | None:

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import re
 from bisect import insort
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import starmap
 
@@ -47,8 +47,6 @@ ANY = ("*",)
 """As `methods` of a route: whatever the service understands."""
 VERSION_FIELDS = ("api-version", "accept-version")
 MOST_NAMED = 20
-MOST_KNOWN, SHORT = 4096, 160
-"""Of so many paths, and no longer ones, it is remembered where they lead."""
 
 _VERSION = re.compile(r"v(\d{1,6})")
 NO_CONDITIONS = Conditions()
@@ -86,8 +84,7 @@ class Candidate:
 
 
 class Router:
-    """The table. Filled while it is made; afterwards nothing changes but what it remembers, each time in one step, so
-    greenlets share it without a lock."""
+    """The table. Filled while it is made, only read afterwards; greenlets share it without a lock."""
 
     def __init__(self) -> None:
         self._claims = Claims[Templates[Route]]()
@@ -95,12 +92,10 @@ class Router:
         self.prefixes: list[str] = []  # every one that is claimed, sorted
         self._known_prefixes: set[str] = set()
         self.versions: set[str] = {FIRST_VERSION}
-        self._known: dict[tuple[str, tuple[str, ...]], tuple[Route, int]] = {}  # by method and segments
 
     def add(self, route: Route) -> None:
         """Raises `ValueError` when another route already has this template, method and conditions, or prefix."""
         service = route.service
-        self._known.clear()
         for host in service.hosts or (ANY_HOST,):
             templates = self._claims.claim(host, route.prefix, service.name, service.version, Templates[Route])
             for other in templates.same(route.template):
@@ -119,18 +114,13 @@ class Router:
 
         Raises `NotFound` and `MethodNotAllowed`, and `BadRequest` for a version that does not exist.
         """
-        method, segments = exchange.method, exchange.target.segments
-        asked = _version_asked(exchange.headers)
-        if asked is None and (known := self._known.get((method, segments))) is not None:
-            route, exchange.prefix_segments = known
-            return _taken(exchange, route)
+        method = exchange.method
         seen: list[Route] = []
         for route, why_not in self._looked_at(exchange):
-            seen.append(route)
             if not why_not:
-                if asked is None and len(exchange.target.path) <= SHORT:
-                    self._remember(method, segments, seen, exchange.prefix_segments)
-                return _taken(exchange, route)
+                exchange.route, exchange.service, exchange.backend = route, route.service, route.backend
+                return route
+            seen.append(route)
         if not seen or any(route.takes(method) or (method == "HEAD" and route.takes("GET")) for route in seen):
             raise NotFound("There is nothing at this address.", code="ROUTE_NOT_FOUND")
         taken = {method for route in seen for method in route.methods}
@@ -139,11 +129,6 @@ class Router:
             exchange.answer_headers.append(("Allow", allow))
             return None
         raise MethodNotAllowed(f"This address takes {allow}.", headers=(("Allow", allow),))
-
-    def _remember(self, method: str, segments: tuple[str, ...], seen: list[Route], prefix_segments: int) -> None:
-        """The last of `seen` serves whoever asks so, if nothing else of a request had a say."""
-        if self._claims.is_by_path and len(self._known) < MOST_KNOWN and not any(route.conditions for route in seen):
-            self._known[method, segments] = seen[-1], prefix_segments
 
     def candidates(self, exchange: Exchange) -> Iterator[Candidate]:
         """The routes whose template fits, in the order of precedence, up to and with the one that matches.
@@ -219,21 +204,12 @@ def _why_not(route: Route, method: str, exchange: Exchange) -> str:
     return route.conditions.why_not(exchange.forwarding.host, exchange.headers, exchange.target.query)
 
 
-def _taken(exchange: Exchange, route: Route) -> Route:
-    exchange.route, exchange.service, exchange.backend = route, route.service, route.backend
-    return route
-
-
-def _version_asked(headers: Mapping[str, str]) -> str | None:
-    """What the request's fields say of it."""
-    asked = headers.get(VERSION_FIELDS[0])
-    return headers.get(VERSION_FIELDS[1]) if asked is None else asked
-
-
 def _version_of(found: Found[Templates[Route]], exchange: Exchange) -> Templates[Route]:
     """The version that the request asks for. Raises `BadRequest` for one that the service does not have."""
     versions, in_path = found.mount.versions, found.version
-    asked = _version_asked(exchange.headers)
+    asked = exchange.headers.get(VERSION_FIELDS[0])
+    if asked is None:
+        asked = exchange.headers.get(VERSION_FIELDS[1])
     if in_path is None:
         first = versions.get(FIRST_VERSION) or next(iter(versions.values()))
         if asked is None:

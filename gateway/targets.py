@@ -20,10 +20,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from urllib.parse import unquote
 
 from common.problems import BadRequest, NotImplementedProblem, Problem
+from common.remembering import remembered
 
 # the last three alternatives are overlong: some decoders take %c0%af for a slash
 _AMBIGUOUS = re.compile(r"%(?:2f|5c|2e|0[0-9a-f]|1[0-9a-f]|7f)|\\|#|[^!-~]|%c[01]|%e0%[89]|%f0%8", re.IGNORECASE)
@@ -38,7 +38,6 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]
 _TCHAR = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PLAIN = re.compile(r"(?:/[\w~@$&+,=:-]+(?:\.[\w~@$&+,=:-]+)*)+/?", re.ASCII)  # decoded as it is, and read in one way
 _USUAL = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_SHORT = 160
 _CONVENTIONAL = re.compile(r"[^a-z#]{3,20}")  # what gunicorn lets through unless it is told to take any token
 
 
@@ -89,7 +88,7 @@ def parse_target(method: str, raw: str, host: str | None) -> Target:
 
 def read_target(method: str, raw: str, host: str | None) -> Target:
     """The target of a request line, its fault noted. Raises nothing."""
-    if method in _USUAL and (plain := _plain_and_short(raw) if len(raw) <= _SHORT else _plain(raw)) is not None:
+    if method in _USUAL and (plain := _plain(raw)) is not None:
         return plain
     faults = list(_faults_of_method(method))
     if raw == "*":
@@ -114,15 +113,13 @@ def read_target(method: str, raw: str, host: str | None) -> Target:
     return Target(path, query if mark else None, decoded, _together(faults), authority, is_server_wide)
 
 
+@remembered(2048)
 def _plain(raw: str) -> Target | None:
     """The target whose path is made of letters, digits and signs that mean nothing to anybody, None for others."""
     path, mark, query = raw.partition("?")
     if not _PLAIN.fullmatch(path) or _REFUSED_IN_QUERY.search(query):
         return None
     return Target(path, query if mark else None, tuple(path[1:].removesuffix("/").split("/")), is_plain=True)
-
-
-_plain_and_short = lru_cache(maxsize=2048)(_plain)
 
 
 def other_reading(target: Target) -> Target | None:
@@ -224,13 +221,7 @@ def check_host(host: str | None, protocol: str) -> None:
         raise BadRequest("The request needs one well-formed Host field.", code="MALFORMED_HOST")
 
 
+@remembered(1024)
 def is_host(text: str) -> bool:
     """Whether `text` is one well-formed host, with or without a port."""
-    return (_is_short_host if len(text) <= _SHORT else _is_host)(text)
-
-
-def _is_host(text: str) -> bool:
     return _HOST.fullmatch(text) is not None
-
-
-_is_short_host = lru_cache(maxsize=1024)(_is_host)

@@ -113,8 +113,11 @@ def test_the_log_of_many_writers_is_one_chain(shop: Audited) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(come_and_go, range(24)))
 
-    events = [entry["event"] for entry in shop.entries()]
-    assert [events.count(event) for event in ("login.failed", "session.ended")] == [24, 24]
+    entries = shop.entries()
+    ended = [entry for entry in entries if entry["event"] == "session.ended"]
+    assert [entry["event"] for entry in entries].count("login.failed") == 24
+    # the administrator's many log-ins in this file displace older sessions
+    assert [entry["details"]["reason"] for entry in ended].count("logged_out") == 24
     assert "entries are as they were written" in shop.command("verify")
 
 

@@ -30,7 +30,11 @@ Command = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def gateway(start_gateway: GatewayFactory) -> Gateway:
-    made = start_gateway(services=SERVICES % (free_port(), free_port()), CIRCUIT_BREAKER_FAILURE_THRESHOLD="4")
+    made = start_gateway(
+        services=SERVICES % (free_port(), free_port()),
+        CIRCUIT_BREAKER_FAILURE_THRESHOLD="4",
+        CORS_ORIGINS='["https://shop.example"]',
+    )
     made.request("POST", "/auth/login", [], b"{}")
     return made
 
@@ -98,6 +102,16 @@ def test_each_refusal_is_explained_by_its_request_id(
     assert (incident["asked"]["method"], incident["asked"]["path"]) == (method if path else "", path)
     assert incident["asked"]["caller"] == "127.0.0.1"
     assert incident["way_out"]
+
+
+def test_a_refused_preflight_is_explained_by_its_request_id(gateway: Gateway, command: Command) -> None:
+    asked = [("Origin", "https://evil.example"), ("Access-Control-Request-Method", "GET")]
+
+    answer = refused(gateway, 403, "OPTIONS", "/products", asked, b"")
+
+    incident = read(command("explain", answer.header("X-Request-ID"), "--json"))["incident"]
+    assert (incident["status"], incident["code"]) == (403, "ORIGIN_REFUSED")
+    assert (incident["asked"]["method"], incident["asked"]["path"]) == ("OPTIONS", "/products")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import time
 from collections import UserDict
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import NoReturn
 
 import orjson
@@ -24,7 +23,6 @@ from deploy.local.valkey import Valkey
 from gateway import shared
 from gateway.backend.registry import Registry
 from gateway.bus import CHANNEL, LARGEST_BYTES, MOST_AT_ONCE, MOST_UNSENT, Bus, Message
-from tests.support.ports import free_port
 from tests.support.processes import ROOT, clean_environment, wait_until
 from tests.unit import parts
 
@@ -74,19 +72,6 @@ class Worker:
 
 
 Start = Callable[..., Worker]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Valkey]:
-    with Valkey(tmp_path_factory.mktemp("valkey"), port=free_port()) as server:
-        yield server
-
-
-@pytest.fixture
-def fragile(tmp_path: Path) -> Generator[Valkey]:
-    """A server that a test may kill and freeze."""
-    with Valkey(tmp_path, port=free_port()) as server:
-        yield server
 
 
 @pytest.fixture

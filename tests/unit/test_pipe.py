@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Self, cast
@@ -26,7 +26,6 @@ from gateway import pipe
 from gateway.pipe import ALL_IN_USE, Pipe
 from gateway.scripts import Script, bulk
 from tests.support.certificates import Authority
-from tests.support.ports import free_port
 from tests.support.processes import wait_until
 
 PATIENCE_S = 10.0
@@ -63,18 +62,6 @@ def at_once(*calls: Callable[[], object]) -> list[object]:
 
 def asking(line: Pipe, *words: str | bytes) -> Callable[[], object]:
     return lambda: line.call(packed(*words))
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Valkey]:
-    with Valkey(tmp_path_factory.mktemp("valkey"), port=free_port()) as server:
-        yield server
-
-
-@pytest.fixture
-def fragile(tmp_path: Path) -> Generator[Valkey]:
-    with Valkey(tmp_path, port=free_port()) as server:
-        yield server
 
 
 def test_each_greenlet_gets_the_reply_to_its_own_command(server: Valkey) -> None:

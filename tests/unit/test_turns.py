@@ -1,0 +1,82 @@
+"""Who is about to send lets all who can run come as far: what they send goes out back to back."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import gevent
+import pytest
+
+from common.answers import Response
+from common.turns import send_together
+from gateway.backend.connection import Connection
+from gateway.backend.outgoing import Outgoing
+from gateway.backend.transport import RawTargetAdapter
+from gateway.body import Body
+from tests.support.stub import StubService
+
+
+def run_three(work: Callable[[str], None]) -> None:
+    gevent.joinall([gevent.spawn(work, name) for name in "abc"], timeout=10, raise_error=True)
+
+
+def in_company(steps: list[str]) -> bool:
+    """All three were ready before the first sent."""
+    return [step[:4] for step in steps] == ["made"] * 3 + ["sent"] * 3
+
+
+def test_greenlets_come_as_far_before_the_first_sends() -> None:
+    steps = list[str]()
+
+    def work(name: str) -> None:
+        steps.append(f"made {name}")
+        send_together()
+        steps.append(f"sent {name}")
+
+    run_three(work)
+
+    assert steps == ["made a", "made b", "made c", "sent a", "sent b", "sent c"]
+
+
+def test_answers_go_out_together() -> None:
+    steps = list[str]()
+
+    class Sock:
+        def send(self, data: bytes) -> int:
+            steps.append("sent")
+            return len(data)
+
+    def work(name: str) -> None:
+        response = Response(Sock(), is_head=False, must_close=False)
+        response.start_response("200 OK", [("Content-Length", "1")])
+        steps.append("made")
+        response.write(name.encode())
+
+    run_three(work)
+
+    assert in_company(steps)
+
+
+def test_requests_go_out_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, adapter = list[str](), RawTargetAdapter(3)
+    send = Connection.send
+
+    def noted(connection: Connection, data: bytes | memoryview) -> int:
+        steps.append("sent")
+        return send(connection, data)
+
+    with StubService() as service:
+
+        def work(name: str) -> None:
+            request = Outgoing("GET", service.url, f"/echo/{name}", [], Body(io.BytesIO(), 0))
+            steps.append("made")
+            adapter.send(request, stream=True, timeout=5).raw.read()
+
+        run_three(work)  # there are connections now
+        monkeypatch.setattr(Connection, "send", noted)
+        steps.clear()
+        run_three(work)
+        adapter.close()
+
+    assert in_company(steps)
