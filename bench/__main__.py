@@ -73,6 +73,7 @@ def run(plan: Plan, there: environment.Environment) -> tuple[Results, str]:
             if plan.is_thorough:
                 bench.measure_memory(subjects, plan, results)
             bench.compare(subjects, plan, results)
+            bench.measure_stages(plan, results)
             for worker in plan.workers_of_kinds:
                 bench.measure_kinds(worker, plan, results)
     if not load.has_wrk():

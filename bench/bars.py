@@ -46,6 +46,7 @@ def bars(results: Results) -> list[Bar]:
         _at_least(f"CPU of {EXPRESS} without policies / ours", _ratio(_cpu(results, EXPRESS), fast), 2.2, 3),
         _throughput(results),
         *_latency(results),
+        *_stages(results),
         _at_most("cached answer, CPU / nginx proxying", _ratio(of_kind("cached answer"), beside), 2, 1.5),
         _at_most("bad token, CPU / nginx proxying", _ratio(of_kind("401, a bad token"), beside), 3, 2),
         _at_most("over the limit, CPU / nginx proxying", _ratio(of_kind("429, over the limit"), beside), 3, 2),
@@ -92,6 +93,16 @@ def _latency(results: Results) -> Iterator[Bar]:
     p50, p99 = (added.p50_ms.median, added.p99_ms.median) if added else (None, None)
     yield _at_most("added p50 at 200 requests a second", p50, 1, 0.5, " ms")
     yield _at_most("added p99 at 200 requests a second", p99, 3, 1.5, " ms")
+
+
+def _stages(results: Results) -> Iterator[Bar]:
+    for stage, what, bar in (
+        ("route", "finding the route", 50),
+        ("auth", "verifying a token that is known", 100),
+        ("limits", "counting the limits", 10),
+        ("instance", "choosing an instance, its breaker included", 5),
+    ):
+        yield _at_most(f"p99 of {what}", results.stages.get(stage), bar, bar, " ms")
 
 
 def _growth(what: str, small: float | None, great: float | None) -> Bar:

@@ -40,6 +40,7 @@ def start_gateway(
     workers: int = 1,
     routes: int = 0,
     with_tls: bool = False,
+    tells_stages: bool = False,
 ) -> Server:
     """With `routes`, so many more of them are configured, of services with ten each. Raises `NotStarted`."""
     port, operations_port, closed = free_ports(3)
@@ -60,6 +61,7 @@ def start_gateway(
         "RATE_LIMIT_REQUESTS": UNLIMITED,
         "GLOBAL_RATE_LIMIT_REQUESTS": UNLIMITED,
         "LIMITS_TIMEOUT_MS": "5000",  # a busy machine is no reason to count without Redis
+        **({"SERVER_TIMING": "true"} if tells_stages else {}),
         **(_certified(starter.folder) if with_tls else {}),
     }
     name = gateway_name(worker, workers)

@@ -1,9 +1,10 @@
-"""What is measured, in four phases.
+"""What is measured, in five phases.
 
 memory      each subject alone, after some load: with others beside it, PSS would share pages with them
 cost        all subjects side by side, at full speed
 latency     the same, at a moderate rate; what goes past them, straight to the service, is subtracted
 kinds       the gateway alone, by what is asked of it
+stages      the gateway alone, as it tells itself how long each stage of a request takes
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench import kinds, load
+from bench import kinds, load, stages
 from bench.callers import Callers, with_token
 from bench.environment import Environment
 from bench.gateways import WORKERS, gateway_name, start_gateway
@@ -226,6 +227,18 @@ class Bench:
             until = plan.kinds_until if is_last else (time.monotonic() + plan.kinds_until) / 2
             budget = Budget(plan.rounds, until)
             results.kinds[worker] = in_rounds(cases, budget, plan.kind_seconds, self.service, self.redis)
+
+    def measure_stages(self, plan: Plan, results: Results) -> None:
+        """At the same moderate rate as latency."""
+        self.tell("the stages of a request")
+        with Starter(self.folder) as starter:
+            gateway = start_gateway(
+                starter, self.service, redis_url=self.redis.database(), worker="fast", tells_stages=True
+            )
+            case = Case("stages", gateway, headers=with_token(self.callers.token()))
+            prime(case)
+            seconds = plan.rounds * plan.latency_seconds
+            results.stages = stages.measure(gateway, case.path, case.headers, rate=RATE, seconds=seconds)
 
     def _nginx(self, starter: Starter) -> Iterator[Case]:
         for peer in PEERS_KNOWN:

@@ -45,6 +45,7 @@ def text(results: Results, plan: Plan, circumstances: Circumstances, *, with_plo
         *_section("What was to be reached", bar_table(results)),
         *_section(f"Beside others: {_rounds(results.cost)}", cost_table(results)),
         *(line for worker in results.kinds for line in _kinds_section(worker, results.kinds[worker])),
+        *_section("The stages of a request", stage_table(results)),
         *_section("That nothing was skipped", checks(results)),
     ]
     if results.skipped:
@@ -104,6 +105,12 @@ def kind_table(kinds: Mapping[str, Measured]) -> list[str]:
         for name, measured in kinds.items()
     ]
     return table(("", "CPU-us a request", "/ nginx", "requests/s"), rows)
+
+
+def stage_table(results: Results) -> list[str]:
+    """What `Server-Timing` said."""
+    rows = [(stage, number(ms)) for stage, ms in results.stages.items()]
+    return [*table((f"at {RATE} requests a second", "p99 ms"), rows)]
 
 
 def growth(kinds: Mapping[str, Measured]) -> Iterator[str]:

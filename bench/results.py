@@ -40,6 +40,8 @@ class Results:
     late_ms: float = 0.0
     slow_faults: list[str] = field(default_factory=list)
     kinds: dict[str, Mapping[str, Measured]] = field(default_factory=dict)
+    stages: Mapping[str, float] = field(default_factory=dict)
+    """The 99th percentile of each, in milliseconds."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Why, by what."""
 

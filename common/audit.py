@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import structlog
 
@@ -73,6 +73,26 @@ def clean(text: str, length: int = TEXT_LENGTH) -> str:
     return text.encode("utf-8", "replace").decode().replace("\0", "")[:length]
 
 
+class _Kind(NamedTuple):
+    """Refusals alike."""
+
+    code: str
+    actor: str
+    network: str
+    route: str
+
+    def entry(self, status: int, request_id: str) -> Entry:
+        """For the first of them."""
+        return Entry(
+            "access.refused",
+            "failure" if status == 401 else "denied",
+            actor=self.actor,
+            address=self.network,
+            request_id=request_id,
+            details={"route": clean(self.route), "reason": self.code},
+        )
+
+
 class Unstorable(Exception):
     """The log will never take these entries."""
 
@@ -87,7 +107,7 @@ class Recorder:
     def __init__(self, source: str, send: Send, *, capacity: int = CAPACITY) -> None:
         self._source, self._send, self._capacity = source, send, capacity
         self._waiting: deque[Entry] = deque()
-        self._alike: dict[tuple[str, ...], tuple[Entry, int]] = {}
+        self._alike: dict[_Kind, tuple[Entry, int]] = {}
         self._lost = 0
         self._is_away = False
         self._lock, self._sending = threading.Lock(), threading.Lock()
@@ -97,15 +117,15 @@ class Recorder:
         with self._lock:
             self._enqueue(replace(entry, source=self._source))
 
-    def record_refusal(self, entry: Entry) -> None:
-        """The same, but those alike of one round become one."""
+    def record_refusal(self, status: int, code: str, *, actor: str, address: str, request_id: str, route: str) -> None:
+        """Record a 401 or 403; `actor` is "" for nobody who is known. Those alike of one round become one entry."""
+        kind = _Kind(code, actor or ANONYMOUS, truncated_address(address), route)
         with self._lock:
-            if _kind(entry) not in self._alike:
-                most = MOST_KINDS if entry.actor == ANONYMOUS else MOST_KINDS_KNOWN
-                if len(self._alike) >= most:
-                    entry = replace(entry, actor=SEVERAL, address="", details={**entry.details, "route": SEVERAL})
-            first, count = self._alike.get(_kind(entry), (entry, 0))
-            self._alike[_kind(entry)] = first, count + 1
+            if kind not in self._alike and len(self._alike) >= (MOST_KINDS_KNOWN if actor else MOST_KINDS):
+                kind = _Kind(code, SEVERAL, "", SEVERAL)
+            known = self._alike.get(kind)
+            entry, count = known if known else (kind.entry(status, request_id), 0)
+            self._alike[kind] = entry, count + 1
 
     @property
     def waiting(self) -> int:
@@ -181,20 +201,3 @@ class Recorder:
         elif error is None and self._is_away:
             log.info("audit_log_back")
         self._is_away = error is not None
-
-
-def _kind(entry: Entry) -> tuple[str, ...]:
-    details = entry.details
-    return entry.event, entry.actor, entry.address, details.get("route", ""), details.get("reason", "")
-
-
-def refusal(status: int, code: str, *, actor: str, address: str, request_id: str, route: str) -> Entry:
-    """The entry for a 401 or 403."""
-    return Entry(
-        "access.refused",
-        "failure" if status == 401 else "denied",
-        actor=actor or ANONYMOUS,
-        address=truncated_address(address),
-        request_id=request_id,
-        details={"route": clean(route), "reason": code},
-    )

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from flask import Flask, current_app, g, request
 
-from common.audit import ANONYMOUS, Entry, Outcome, Recorder, Unstorable, refusal
+from common.audit import ANONYMOUS, Entry, Outcome, Recorder, Unstorable
 from common.internal import InternalRefused, user_service
 from common.logs import current_request_id
 from common.masking import truncated_address
@@ -61,7 +61,7 @@ def note_refusal(problem: Problem, _error: BaseException) -> None:
     """A `problems.Note`: the entry for a 401 or 403, unless the request has left one that says more."""
     if problem.status in (401, 403) and not g.get(_RECORDED):
         route = request.url_rule.rule if request.url_rule else ""
-        entry = refusal(
+        _recorder().record_refusal(
             problem.status,
             problem.code,
             actor=_actor(),
@@ -69,7 +69,6 @@ def note_refusal(problem: Problem, _error: BaseException) -> None:
             request_id=current_request_id(),
             route=f"{request.method} {route}",
         )
-        _recorder().record_refusal(entry)
 
 
 def mark_recorded() -> None:

@@ -1,14 +1,17 @@
-"""What callers send again and again is worked out once. What they send to fill our memory is not remembered."""
+"""What callers send again and again is worked out once. What they send to fill our memory is not remembered, or not for
+long."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import Concatenate, ParamSpec, TypeVar, cast
+from typing import Concatenate, Generic, ParamSpec, TypeVar, cast
 
 LONGEST = 300
 """Characters. No honest caller's host, address list or path that comes again is longer."""
 
+K = TypeVar("K")
+V = TypeVar("V")
 P = ParamSpec("P")
 R = TypeVar("R")
 Ruled = Callable[Concatenate[str, P], R]
@@ -28,3 +31,37 @@ def remembered(most: int) -> Callable[[Ruled[P, R]], Ruled[P, R]]:
         return look
 
     return decorate
+
+
+class Recent(Generic[K, V]):
+    """A mapping of at most `most` entries; the half of them that were used last are always there.
+
+    To forget the one that was not used for longest, each look would change a list of all. Here entries are in a young
+    and an old half. What is used becomes young; when the young half is full it is the old one from now on, and what
+    was old is forgotten. Shared by greenlets: each method is one step.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._half = most // 2
+        self._young: dict[K, V] = {}
+        self._old: dict[K, V] = {}
+
+    def get(self, key: K) -> V | None:
+        value = self._young.get(key)
+        if value is None and (value := self._old.pop(key, None)) is not None:
+            self.put(key, value)
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        if len(self._young) >= self._half and key not in self._young:
+            self._old, self._young = self._young, {}
+        self._young[key] = value
+
+    def drop(self, key: K) -> None:
+        """Also one that is not there."""
+        self._young.pop(key, None)
+        self._old.pop(key, None)
+
+    def clear(self) -> None:
+        self._young.clear()
+        self._old.clear()

@@ -18,8 +18,10 @@ FIELDS: tuple[tuple[str, str], ...] = (
     ("Cross-Origin-Resource-Policy", "same-origin"),  # for those who don't ask by CORS
 )
 
+_BY_NAME = {field[0].lower(): field for field in FIELDS}
+
 
 def missing(headers: Iterable[tuple[str, str]]) -> HeaderList:
     """Those of `FIELDS` that `headers` has not; what an answer says of itself counts."""
     given = {name.lower() for name, _ in headers}
-    return [(name, value) for name, value in FIELDS if name.lower() not in given]
+    return [field for name, field in _BY_NAME.items() if name not in given]

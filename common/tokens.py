@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import ParamSpec, Protocol, TypeVar
@@ -31,11 +30,12 @@ from common.jose import MAX_TOKEN_BYTES
 from common.keys import InvalidToken, Keys, KeysUnavailable
 from common.permissions import Requirement, bundled
 from common.problems import Problem, ServiceUnavailable, Unauthorized
+from common.remembering import Recent
 
 AUDIENCE = "shop"
 TOKEN_TYPE = "at+jwt"  # noqa: S105 - RFC 9068, 2.1: the header's `typ`, not a secret
 LEEWAY_S = 5  # for clocks that differ
-MAX_CACHED = 10_000
+MAX_CACHED = 20_000
 REFUSED_S = 1.0
 """So long a token that was refused is refused again without a look: who sends the same one in a flood costs little, and
 one whose key, or time, has come only now waits for no longer."""
@@ -71,7 +71,8 @@ class Revoked(Protocol):
 class Verifier:
     """Tokens to identities. Shared by greenlets; each method is safe to interleave: it touches the cache in one step.
 
-    The cache holds at most `max_cached` identities, the least recently used goes first, and each for `max_age_s`.
+    The cache holds at most `max_cached` identities, of which the half that was used last is always there, and each for
+    `max_age_s`.
     """
 
     def __init__(
@@ -89,10 +90,10 @@ class Verifier:
         self.keys = keys
         self.issuers: Mapping[str, Issuer] = {each.issuer: each for each in (OwnIssuer(app, keys), *foreign)}
         self._revoked = revoked
-        self._max_cached, self._max_age_s = max_cached, max_age_s
+        self._max_age_s = max_age_s
         self._tell = tell
-        self._cache: OrderedDict[bytes, tuple[Identity, float]] = OrderedDict()
-        self._refused: dict[bytes, tuple[str, float]] = {}  # why, and when that was found
+        self._cache = Recent[bytes, tuple[Identity, float]](max_cached)
+        self._refused = Recent[bytes, tuple[str, float]](max_cached)  # why, and when that was found
         self.in_background: list[Callable[[Callable[[], bool]], object]] = []
 
     def start(self, is_wanted: Callable[[], bool]) -> None:
@@ -109,16 +110,15 @@ class Verifier:
         known = self._cache.get(digest)
         if known is None or time.time() >= known[1]:
             self._tell("miss")
-            self._cache.pop(digest, None)
+            self._cache.drop(digest)
             self._refuse_again(digest)
             try:
                 identity = self._decode(digest, token)
             except InvalidToken as error:
-                self._remember_refusal(digest, error)
+                self._refused.put(digest, (str(error), time.time()))
                 raise
         else:
             self._tell("hit")
-            self._cache.move_to_end(digest)
             identity = known[0]
         if self._revoked is not None:
             self._ask_whether_revoked(self._revoked, digest, identity)
@@ -130,20 +130,15 @@ class Verifier:
         self._refused.clear()
 
     def _refuse_again(self, digest: bytes) -> None:
-        text, at = self._refused.get(digest, ("", 0.0))
+        text, at = self._refused.get(digest) or ("", 0.0)
         if 0 <= time.time() - at < REFUSED_S:
             raise InvalidToken(text)
-
-    def _remember_refusal(self, digest: bytes, error: InvalidToken) -> None:
-        if len(self._refused) >= self._max_cached:
-            self._refused.clear()
-        self._refused[digest] = str(error), time.time()
 
     def _ask_whether_revoked(self, revoked: Revoked, digest: bytes, identity: Identity) -> None:
         if not revoked.is_trusted:
             raise KeysUnavailable("what was revoked is not known")
         if revoked.is_revoked(identity):
-            self._cache.pop(digest, None)
+            self._cache.drop(digest)
             raise InvalidToken("The token was revoked.")
 
     def _decode(self, digest: bytes, token: str) -> Identity:
@@ -160,9 +155,8 @@ class Verifier:
         except (pyjwt.PyJWTError, JWTExtendedException, ValueError, TypeError, KeyError, AttributeError):
             # ValueError and the like: what PyJWT lets through for some malformed tokens
             raise InvalidToken("The token is not valid.") from None
-        self._cache[digest] = identity, min(identity.expires_at + issuer.leeway_s, time.time() + self._max_age_s)
-        if len(self._cache) > self._max_cached:
-            self._cache.popitem(last=False)
+        until = min(identity.expires_at + issuer.leeway_s, time.time() + self._max_age_s)
+        self._cache.put(digest, (identity, until))
         return identity
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from flask import Flask, current_app, request
 
-from common.audit import ANONYMOUS, Entry, Outcome, Recorder, refusal
+from common.audit import ANONYMOUS, Entry, Outcome, Recorder
 from common.auditing import remote_recorder
 from common.masking import truncated_address
 from common.problems import Problem
@@ -36,7 +36,7 @@ def noting(recorder: Recorder, then: Note) -> Note:
 
 def record_refusal(recorder: Recorder, problem: Problem, exchange: Exchange) -> None:
     identity, route = exchange.known_identity, getattr(exchange, "route", None)
-    entry = refusal(
+    recorder.record_refusal(
         problem.status,
         problem.code,
         actor=identity.user_id if identity else "",
@@ -44,7 +44,6 @@ def record_refusal(recorder: Recorder, problem: Problem, exchange: Exchange) -> 
         request_id=exchange.request_id,
         route=f"{exchange.method} {route.name if route else _page()}",
     )
-    recorder.record_refusal(entry)
 
 
 def note(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from gateway.observability.usage import Usage
 from gateway.runtime import Runtime
 from gateway.table import Table
 
@@ -18,6 +19,7 @@ def start(runtime: Runtime, is_running: Callable[[], bool]) -> None:
     names are looked up."""
     runtime.access.start()
     runtime.metrics.start(has_others=runtime.settings.workers != 1)
+    Usage(runtime).start(is_running)
     runtime.verifier.start(is_running)
     runtime.api_keys.start(is_running)
     runtime.bus.start(is_running)

@@ -136,8 +136,8 @@ class Body:
             raise CallerGone(type(error).__name__) from error
 
     def close(self) -> None:
-        if isinstance(self.reader, tempfile.SpooledTemporaryFile):
-            self.reader.close()
+        if self.is_taken_in:
+            cast("IO[bytes]", self.reader).close()
 
 
 def too_large(limit_bytes: int) -> Problem:

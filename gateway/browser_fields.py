@@ -25,6 +25,8 @@ def completed(headers: HeaderList, request_id: str, exchange: Exchange | None) -
         if browsers.cors.origins or (browsers.hsts_max_age_s and exchange.forwarding.scheme == "https"):
             headers = _for_pages(exchange, headers)
         headers += exchange.answer_headers
+        if exchange.stages:
+            headers.append(exchange.stages.field())
     return headers + security_headers.missing(headers) if is_ours else headers
 
 

@@ -20,8 +20,9 @@ from gateway.body import Body, Reader
 from gateway.browser_fields import answers_preflight, completed
 from gateway.dispatch import Dispatcher, refusal
 from gateway.exchange import EXCHANGE, Answer, Exchange, HeaderList
-from gateway.headers import Fields, forwarding_of, trace_caller
+from gateway.headers import Fields, forwarding_of, is_trusted, trace_caller
 from gateway.observability.access import Line
+from gateway.observability.stages import Stages
 from gateway.router import Route
 from gateway.runtime import Runtime
 from gateway.targets import Target, check_host, is_host, other_reading, read_target
@@ -70,10 +71,10 @@ def exchange_of(environ: WSGIEnvironment, runtime: Runtime, request_id: str) -> 
     target = read_target(method, environ.get("RAW_URI") or environ["REQUEST_URI"], host)
     host = target.authority or host
     settings = runtime.settings
-    caller, proxies, is_trusted = trace_caller(environ["REMOTE_ADDR"], headers, settings.trusted_proxies)
+    caller, proxies, is_passed_on = trace_caller(environ["REMOTE_ADDR"], headers, settings.trusted_proxies)
     scheme: str = environ["wsgi.url_scheme"]
     protocol = environ["SERVER_PROTOCOL"].removeprefix("HTTP/")
-    if is_trusted:
+    if is_passed_on:
         scheme = "https" if headers.get("x-forwarded-proto", scheme).lower() == "https" else "http"
         forwarded_host = headers.get("x-forwarded-host", "")
         host = forwarded_host if is_host(forwarded_host) else host  # proxies pass on what callers invent
@@ -90,6 +91,7 @@ def exchange_of(environ: WSGIEnvironment, runtime: Runtime, request_id: str) -> 
         runtime=runtime,
         table=runtime.table,
         is_operations=environ["SERVER_PORT"] == str(settings.operations_port),
+        stages=Stages() if settings.server_timing else None,
     )
 
 
@@ -163,9 +165,10 @@ class _Line:
         self._status = 0
         self._body: Iterable[bytes] = ()
         self._is_written = False
-        trusted = trace_caller(environ["REMOTE_ADDR"], {}, runtime.settings.trusted_proxies)[2]
-        given = logs.acceptable_request_id(environ.get("HTTP_X_REQUEST_ID")) if trusted else None
-        self.request_id = given or logs.new_request_id()
+        given = environ.get("HTTP_X_REQUEST_ID")
+        if given is not None and not is_trusted(environ["REMOTE_ADDR"], runtime.settings.trusted_proxies):
+            given = None
+        self.request_id = logs.acceptable_request_id(given) or logs.new_request_id()
 
     def starting(self, start_response: StartResponse) -> StartResponse:
         """`begin`, for an application that Flask answers."""

@@ -23,6 +23,7 @@ from gateway.rewriting import capture
 from gateway.targets import Target
 
 if TYPE_CHECKING:
+    from gateway.observability.stages import Stages
     from gateway.router import Route
     from gateway.runtime import Runtime
     from gateway.services import Service
@@ -88,6 +89,7 @@ class Exchange:
     prefix_segments: int = 0  # how many of the target's segments belong to the service's public prefix
     answer_headers: HeaderList = field(default_factory=list)  # what policies add to whatever answer it will be
     notes: dict[str, str | int | float] = field(default_factory=dict)  # for the access line
+    stages: Stages | None = None  # where somebody wants to know how long they took
     stale_answer: Callable[[str], Answer | None] | None = None
     """Gives, for the code of a problem, the kept answer that may be told instead though it is too old."""
     _identity: Identity | Exception | None = field(default=None, init=False)
@@ -136,7 +138,8 @@ class Exchange:
     @property
     def credential(self) -> Credential | None:
         """What the request shows of who it is. Raises `BadRequest` or `InvalidToken`."""
-        return credential_of(self.headers, self.runtime.browsers.session_cookie(self.forwarding))
+        cookie = self.runtime.browsers.session_cookie(self.forwarding) if "cookie" in self.headers else ""
+        return credential_of(self.headers, cookie)
 
     @property
     def varying(self) -> Mapping[str, str]:
@@ -152,11 +155,19 @@ class Exchange:
     def _verified(self) -> Identity | Exception | None:
         if not self._identity_known:
             self._identity_known = True
-            try:
-                self._identity = self._verify(self.credential)
-            except (InvalidToken, KeysUnavailable, Problem) as error:
-                self._identity = error
+            if self.stages:
+                self.stages.apart("auth", self._look)
+            else:
+                self._look()
         return self._identity
+
+    def _look(self) -> None:
+        try:
+            self._identity = self._verify(self.credential)
+        except (InvalidToken, KeysUnavailable, Problem) as error:
+            self._identity = error
+        if self._identity is not None:
+            self.runtime.metrics.credential_shown(_result(self._identity))
 
     def _verify(self, shown: Credential | None) -> Identity | None:
         if shown is None:
@@ -170,3 +181,9 @@ class Exchange:
             self.runtime.browsers.check_page(self.headers, self.forwarding)
             self.runtime.browsers.check_intent(self.runtime.browsers.csrf_token(identity), self.headers)
         return identity
+
+
+def _result(outcome: Identity | Exception) -> str:
+    if isinstance(outcome, Identity):
+        return "accepted"
+    return "unavailable" if isinstance(outcome, KeysUnavailable) else "refused"

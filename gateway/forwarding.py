@@ -7,6 +7,7 @@ import sys
 from functools import lru_cache
 
 from common import deadlines
+from common.identity import Identity
 from common.problems import NotImplementedProblem, Problem
 from gateway.backend.call import Call
 from gateway.backend.countdown import Countdown
@@ -21,6 +22,8 @@ from gateway.headers import (
     passed_request_fields,
 )
 from gateway.outgoing import outgoing_target as outgoing_target
+
+_DEADLINE = deadlines.HEADER.lower()
 
 
 def forward(exchange: Exchange) -> Answer:
@@ -51,6 +54,8 @@ def forward(exchange: Exchange) -> Answer:
         headers = outgoing_fields(exchange)  # 3
         call = _call(exchange, target, headers, time)
         _mirror(exchange, call)  # 4
+        if exchange.stages:
+            exchange.stages.ended("prepare")
         answer = exchange.runtime.entrance.admit(call, backend.send)  # 5
     except CallerGone as error:
         raise refuse_torn_body(error) from error
@@ -67,7 +72,7 @@ def forward(exchange: Exchange) -> Answer:
 
 def _countdown(exchange: Exchange) -> Countdown:
     """The request's time; from now on it stands still while the caller's body is waited for."""
-    said = None if exchange.service.is_verbatim else exchange.headers.get(deadlines.HEADER.lower())
+    said = None if exchange.service.is_verbatim else exchange.headers.get(_DEADLINE)
     time = Countdown(exchange.service.timeout_s, deadlines.parse(said), began=exchange.started)
     time.ends_at += exchange.body.waited_s
     if exchange.body.streams:
@@ -77,7 +82,7 @@ def _countdown(exchange: Exchange) -> Countdown:
 
 def _call(exchange: Exchange, target: str, headers: HeaderList, time: Countdown) -> Call:
     service = exchange.service
-    if not service.is_verbatim and deadlines.HEADER.lower() in exchange.headers:
+    if not service.is_verbatim and _DEADLINE in exchange.headers:
         headers = [(name, value) for name, value in headers if name != deadlines.HEADER]  # each try says its own
     return Call(
         exchange.method,
@@ -90,6 +95,7 @@ def _call(exchange: Exchange, target: str, headers: HeaderList, time: Countdown)
         priority=service.priority,
         tells_time=not service.is_verbatim,
         notes=exchange.notes,
+        stages=exchange.stages,
     )
 
 
@@ -148,12 +154,19 @@ def _identity_fields(exchange: Exchange) -> HeaderList:
     identity = exchange.identity
     if identity is None:
         return []
-    told = _told(identity.user_id, identity.username, identity.roles)
-    return [*told, ("Authorization", f"Bearer {exchange.access_token}")]
+    return [*_told(identity), ("Authorization", f"Bearer {exchange.access_token}")]
 
 
-@lru_cache(maxsize=4096)
-def _told(user_id: str, username: str, roles: frozenset[str]) -> tuple[tuple[str, str], ...]:
+def _told(identity: Identity) -> HeaderList:
     """Names are user input: what is not plain text is left out."""
-    fields = [("X-User-Id", user_id), ("X-User-Name", username), ("X-User-Roles", ",".join(sorted(roles)))]
-    return tuple((name, value) for name, value in fields if value.isascii() and value.isprintable())
+    fields = [
+        ("X-User-Id", identity.user_id),
+        ("X-User-Name", identity.username),
+        ("X-User-Roles", _listed(identity.roles)),
+    ]
+    return [pair for pair in fields if pair[1].isascii() and pair[1].isprintable()]
+
+
+@lru_cache(maxsize=256)
+def _listed(roles: frozenset[str]) -> str:
+    return ",".join(sorted(roles))

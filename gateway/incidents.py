@@ -66,7 +66,7 @@ _TIMES = f"{PREFIX}:incidents:times"
 Notes = Mapping[str, str | int | float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
     """What is remembered of a request. What is not known is empty."""
 
@@ -82,7 +82,7 @@ class Asked:
     key: str = ""  # id of an API key
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Incident:
     """One problem that the gateway made."""
 

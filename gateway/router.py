@@ -150,6 +150,8 @@ class Router:
     def dispatch(self, exchange: Exchange) -> Answer:
         """Match, then run the route's handler."""
         route = self.match(exchange)
+        if exchange.stages:
+            exchange.stages.ended("route")
         return Answer(204, [], ()) if route is None else route.handler(exchange)
 
     def find_service(self, exchange: Exchange) -> Service | None:

@@ -186,6 +186,9 @@ class GatewaySettings(BrowserSettings):
         validation_alias="PROMETHEUS_MULTIPROC_DIR",
         description="Where the workers keep their metrics; by default a temporary folder.",
     )
+    server_timing: bool = Field(
+        False, description="Tells in Server-Timing how long each stage of a request took, to any caller who looks."
+    )
 
     @property
     def user_requests(self) -> int:

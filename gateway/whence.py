@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ _WHO_REFUSES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Whence:
     """Where a problem came from."""
 
@@ -30,26 +31,31 @@ class Whence:
 
 def place_of(error: BaseException) -> str:
     """`file:line` of the deepest line of those who refuse requests, in the traceback of `error`; "" for none."""
-    for file, line in reversed(_lines(error.__traceback__)):
-        own = own_file(file)
-        if own.startswith(_WHO_REFUSES):
-            return f"{own}:{line}"
-    return ""
+    place, line = "", 0
+    for file, number in _lines(error.__traceback__):
+        if own := _refusing(file):
+            place, line = own, number
+    return f"{place}:{line}" if place else ""
 
 
 def deepest_place(error: BaseException) -> str:
     """`file:line` of the deepest line of all, the file by its last three parts."""
-    lines = _lines(error.__traceback__)
+    lines = [*_lines(error.__traceback__)]
     return f"{'/'.join(Path(lines[-1][0]).parts[-3:])}:{lines[-1][1]}" if lines else ""
 
 
-def _lines(trace: TracebackType | None) -> list[tuple[str, int]]:
+def _lines(trace: TracebackType | None) -> Iterator[tuple[str, int]]:
     """File and line of each frame, the deepest last."""
-    lines: list[tuple[str, int]] = []
     while trace is not None:
-        lines.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
+        yield trace.tb_frame.f_code.co_filename, trace.tb_lineno
         trace = trace.tb_next
-    return lines
+
+
+@cache
+def _refusing(name: str) -> str:
+    """As `own_file`, but "" for those who refuse nothing."""
+    own = own_file(name)
+    return own if own.startswith(_WHO_REFUSES) else ""
 
 
 @cache

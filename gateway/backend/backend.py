@@ -206,6 +206,8 @@ class Backend:
         service = self._name
         tries.begin(instance)
         call.notes["instance"] = instance.url
+        if call.stages:
+            call.stages.ended("instance")
         try:
             answer = instance.call(call, call.time.limit(call.try_timeout_s))
         except BreakerOpen:
@@ -222,6 +224,9 @@ class Backend:
         except GreenletExit:
             self._metrics.called(service, "called_off")
             raise
+        finally:
+            if call.stages:
+                call.stages.ended("service")
         self._metrics.called(service, "5xx" if answer.status >= 500 else "ok")
         call.notes["instance"] = instance.url  # not that of a try beside it
         return answer

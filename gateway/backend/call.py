@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from gateway.backend.countdown import Countdown
 from gateway.body import Body
+from gateway.observability.stages import Stages
 from gateway.services_file import Priority
 
 
@@ -24,6 +25,7 @@ class Call:
     tells_time: bool = True  # the service is told for how long somebody waits
     is_copy: bool = False  # of a request that another service answers: sent once, or not at all
     notes: dict[str, str | int | float] = field(default_factory=dict[str, str | int | float])  # for the access line
+    stages: Stages | None = None
 
     @property
     def is_hasty(self) -> bool:

@@ -102,7 +102,7 @@ class Instance:
         self.in_flight = 0  # those who wait for a place included
         self._most_in_flight = settings.backend_pool_size
         self._places = BoundedSemaphore(settings.backend_pool_size)
-        self._service, self._name = service, service.key
+        self._service, self._name, self._metrics = service, service.key, metrics
         self._latency = PeakEwma()
         tls = service.tls
         self._trust = trusting(tls.ca, tls.certificate, tls.key)
@@ -152,6 +152,16 @@ class Instance:
     def has_place(self) -> bool:
         """Whether a call would get a connection without waiting."""
         return self.in_flight < self._most_in_flight
+
+    @property
+    def in_use(self) -> int:
+        """Connections."""
+        return min(self.in_flight, self._most_in_flight)
+
+    @property
+    def idle(self) -> int:
+        """Connections that wait for a request."""
+        return self._adapter.idle
 
     def is_ready(self, now: float) -> bool:
         """Whether a call would be let through and get a connection at once, and nothing speaks against the instance."""
@@ -210,6 +220,7 @@ class Instance:
             raise
         now = time.monotonic()
         self._latency.observe(now - began, now)
+        self._metrics.call_took(self._name, now - began)
         return answer
 
     def _judged_answer(self, limit: Limit, call: Call) -> Answer:

@@ -36,6 +36,11 @@ class Pool:
         self.rings_at = math.inf
 
     @property
+    def idle(self) -> int:
+        """Connections that nobody uses just now."""
+        return len(self._idle)
+
+    @property
     def authority(self) -> str:
         return self._dial.authority
 

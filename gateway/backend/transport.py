@@ -185,6 +185,11 @@ class RawTargetAdapter(BaseAdapter):
         for pool in self._pools.values():
             pool.retire()
 
+    @property
+    def idle(self) -> int:
+        """Connections that are kept."""
+        return sum(pool.idle for pool in self._pools.values())
+
     def _pool(self, base_url: str) -> Pool:
         dial = Dial(base_url, self._server_name, self._trust)
         return self._pools.setdefault(base_url, Pool(dial, self._pool_size))

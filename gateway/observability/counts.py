@@ -32,6 +32,26 @@ class Counts:
             self._counter.labels(*labels).inc(count)
 
 
+class Durations:
+    """A histogram. Shared as `Counts` are."""
+
+    def __init__(self, histogram: Histogram, buckets_s: Sequence[float]) -> None:
+        self._histogram, self._buckets_s = histogram, tuple(buckets_s)
+        self._fresh: dict[tuple[str, ...], list[float]] = {}
+
+    def add(self, seconds: float, *labels: str) -> None:
+        tally = self._fresh.get(labels)
+        if tally is None:
+            tally = self._fresh[labels] = _empty(self._buckets_s)
+        tally[bisect_left(self._buckets_s, seconds)] += 1
+        tally[-1] += seconds
+
+    def flush(self) -> None:
+        fresh, self._fresh = self._fresh, {}
+        for labels, (*counts, seconds) in fresh.items():
+            _add(self._histogram.labels(*labels), counts, seconds)
+
+
 class Timings:
     """Requests and how long they took: a counter and a histogram in one. Shared as `Counts` are."""
 
@@ -44,7 +64,7 @@ class Timings:
         key = service, route, method, status
         tally = self._fresh.get(key)
         if tally is None:
-            tally = self._fresh[key] = [0.0] * (len(self._buckets_s) + 2)  # by bucket, then the sum of all seconds
+            tally = self._fresh[key] = _empty(self._buckets_s)
         tally[bisect_left(self._buckets_s, seconds)] += 1
         tally[-1] += seconds
 
@@ -53,6 +73,11 @@ class Timings:
         for (service, route, method, status), (*counts, seconds) in fresh.items():
             self._counter.labels(service, route, method, str(status)).inc(sum(counts))
             _add(self._histogram.labels(service, route), counts, seconds)
+
+
+def _empty(buckets_s: Sequence[float]) -> list[float]:
+    """How many by bucket, then the sum of all seconds."""
+    return [0.0] * (len(buckets_s) + 2)
 
 
 def _add(histogram: Histogram, counts: Sequence[float], seconds: float) -> None:

@@ -21,7 +21,7 @@ import gevent
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from gateway.observability.counts import FLUSH_S, Counts, Timings
+from gateway.observability.counts import FLUSH_S, Counts, Durations, Timings
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -37,7 +37,7 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._has_others = False
-        self._counts: list[Counts | Timings] = []
+        self._counts: list[Counts | Durations | Timings] = []
         counter, gauge = self._counter, self._gauge
         labels = ("service", "route", "method", "status")
         requests = Counter("gateway_requests", "Requests answered.", labels, registry=self._registry)
@@ -53,6 +53,15 @@ class Metrics:
         self._under_way = self._told_under_way = 0
         self._in_flight = gauge("gateway_requests_in_flight", "Requests being answered now.", mode="livesum")
         self._calls = counter("gateway_backend_calls", "Calls to services, by outcome.", "service", "outcome")
+        took = Histogram(
+            "gateway_backend_call_duration_seconds",
+            "From the request sent to a service to the head of its answer, or all of a short one.",
+            ("service",),
+            buckets=BUCKETS_S,
+            registry=self._registry,
+        )
+        self._took = Durations(took, BUCKETS_S)
+        self._counts.append(self._took)
         self._retries = counter("gateway_retries", "Tries after the first, by why.", "service", "reason")
         self._hedges = counter("gateway_hedges", "Second tries beside slow ones.", "service", "outcome")
         self._shed = counter("gateway_shed", "Requests turned away for too much load.", "service", "reason")
@@ -66,9 +75,15 @@ class Metrics:
         self._instances_up = gauge(
             "gateway_instance_up", "0 while active checks fail.", "service", "instance", mode="mostrecent"
         )
+        self._connections = gauge(
+            "gateway_backend_connections", "Connections to services.", "service", "state", mode="livesum"
+        )
         self._limited = counter("gateway_rate_limited", "Requests refused by a limit.", "service", "limit")
         self._limit_store = gauge("gateway_limit_store_up", "1 while Redis counts the limits.", mode="mostrecent")
         self._cache = counter("gateway_cache", "Answers by what the cache said.", "service", "result")
+        self._credentials = counter(
+            "gateway_credentials", "Tokens, keys and cookies shown, by what came of it.", "result"
+        )
         self._token_cache = counter("gateway_token_cache", "Tokens, by whether they were verified before.", "result")
         self._revocations_current = gauge(
             "gateway_revocations_current", "0 while a worker does not know what was revoked.", mode="livemin"
@@ -91,6 +106,10 @@ class Metrics:
             mode="livemostrecent",
         )
         self._reloads = counter("gateway_config_reloads", "Looks at the services file, and rollbacks.", "outcome")
+        self._memory = gauge(
+            "gateway_resident_memory_bytes", "Of all workers; what they share counts in each.", mode="livesum"
+        )
+        self._cpu = Counter("gateway_cpu_seconds", "User and system time of workers.", registry=self._registry)
         self._limit_store.set(1)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counts:
@@ -130,6 +149,18 @@ class Metrics:
     def called(self, service: str, outcome: str) -> None:
         self._calls.add(service, outcome)
 
+    def call_took(self, service: str, seconds: float) -> None:
+        self._took.add(seconds, service)
+
+    def connections(self, service: str, *, in_use: int, idle: int) -> None:
+        self._connections.labels(service, "in_use").set(in_use)
+        self._connections.labels(service, "idle").set(idle)
+
+    def used(self, cpu_s: float, memory_bytes: int) -> None:
+        """The worker has used so much more CPU, and has so much memory now."""
+        self._cpu.inc(cpu_s)
+        self._memory.set(memory_bytes)
+
     def retried(self, service: str, reason: str) -> None:
         self._retries.add(service, reason)
 
@@ -162,6 +193,9 @@ class Metrics:
         processes write metrics, so a value takes their place that `page` leaves out."""
         for gauge in (self._breakers, self._instances_up):
             gauge.labels(service, instance).set(math.nan)
+
+    def credential_shown(self, result: str) -> None:
+        self._credentials.add(result)
 
     def token_looked_up(self, result: str) -> None:
         self._token_cache.add(result)

@@ -35,6 +35,8 @@ def cached(handler: Handler) -> Handler:
         if found.vary:
             variant = rules.variant_key(found.vary, exchange.varying)
             found = exchange.runtime.cache.look_up(address, variant)
+        if exchange.stages:
+            exchange.stages.ended("cache")
         if found.entry and _is_good(found.entry, wish):
             return _kept(exchange, found.entry)
         if wish.only_if_cached:

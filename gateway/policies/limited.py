@@ -59,6 +59,9 @@ def _count(exchange: Exchange, buckets: Sequence[Bucket], service: str) -> None:
         verdict = exchange.runtime.limits.hit(buckets, cost, when_down)
     except StoreDown:
         raise uncounted() from None
+    finally:
+        if exchange.stages:
+            exchange.stages.ended("limits")
     exchange.answer_headers += verdict.headers()
     if verdict.refused:
         bucket = verdict.refused.bucket

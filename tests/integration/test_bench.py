@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import stages
 from bench.callers import Callers, with_token
 from bench.gateways import path_of, start_gateway
 from bench.load import paced
@@ -104,6 +105,17 @@ def test_at_a_fixed_rate_as_many_are_answered_as_were_due(case: Case) -> None:
 
     assert (answered.answers, answered.other, answered.failed) == (20, 0, 0)
     assert answered.p50_ms <= answered.p99_ms
+
+
+def test_a_gateway_tells_its_stages(starter: Starter, service: Service, redis: CountingRedis) -> None:
+    gateway = start_gateway(starter, service, redis_url=redis.database(), worker="fast", tells_stages=True)
+    case = Case("GET", gateway, headers=with_token(CALLERS.token()))
+    prime(case)
+
+    told = stages.measure(gateway, case.path, case.headers, rate=50, seconds=0.2)
+
+    assert {"route", "auth", "limits", "instance", "service", "total"} <= told.keys()
+    assert told["total"] >= told["service"] > 0
 
 
 def test_memory_counts_master_and_worker(gateway: Server) -> None:

@@ -135,6 +135,28 @@ def test_metrics_count_every_request_once_over_all_workers(start_gateway: Gatewa
     assert 'gateway_backend_calls_total{outcome="unreachable",service="absent"} 2.0' in page  # tried again
 
 
+def test_metrics_tell_what_the_workers_use_and_who_was_let_in(start_gateway: GatewayFactory) -> None:
+    gateway = start_gateway(WEB_CONCURRENCY="2")
+    ready(gateway)
+
+    for _ in range(3):
+        assert gateway.get("/orders", bearer("somebody")).status == 200
+    gateway.get("/orders", [("Authorization", "Bearer nonsense")])
+    gateway.get("/orders")
+
+    gateway.wait_for_metric('gateway_credentials_total{result="accepted"} 3.0')
+    gateway.wait_for_metric('gateway_credentials_total{result="refused"} 1.0')
+    gateway.wait_for_metric('gateway_backend_call_duration_seconds_count{service="orders"} 3.0')
+    gateway.wait_for_metric('gateway_backend_connections{service="orders",state="in_use"} 0.0')
+    values = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(gateway.operations("/metrics").body.decode())
+        for sample in family.samples
+    }
+    assert 20 << 20 < values["gateway_resident_memory_bytes"] < 1 << 30
+    assert 0 < values["gateway_cpu_seconds_total"] < 60
+
+
 def test_in_flight_falls_back_after_failures_and_callers_that_left(gateway: Gateway) -> None:
     gateway.get("/open/cut-chunked")
     gateway.get("/open/garbage")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 from structlog.testing import capture_logs
 
-from common.audit import BATCH, Entry, Recorder, Unstorable, refusal
+from common.audit import BATCH, Entry, Recorder, Unstorable
 
 
 class Log:
@@ -40,8 +40,15 @@ def recorder(log: Log) -> Recorder:
     return Recorder("gateway", log.store, capacity=500)
 
 
-def refused(route: str = "orders.orders", *, caller: str = "203.0.113.7", code: str = "INVALID_TOKEN") -> Entry:
-    return refusal(401, code, actor="", address=caller, request_id="req-1", route=route)
+def refuse(
+    recorder: Recorder,
+    route: str = "orders.orders",
+    *,
+    caller: str = "203.0.113.7",
+    code: str = "INVALID_TOKEN",
+    actor: str = "",
+) -> None:
+    recorder.record_refusal(401, code, actor=actor, address=caller, request_id="req-1", route=route)
 
 
 def test_entries_are_sent_in_order_with_their_source_in_batches(recorder: Recorder, log: Log) -> None:
@@ -91,13 +98,13 @@ def test_what_there_is_no_place_for_is_counted_and_told_in_the_log(recorder: Rec
 
 def test_a_flood_of_refusals_is_one_entry_a_round_with_a_count(recorder: Recorder, log: Log) -> None:
     for number in range(10_000):
-        recorder.record_refusal(refused(caller=f"203.0.113.{number % 250}"))
-    recorder.record_refusal(refused(caller="198.51.100.1"))
-    recorder.record_refusal(refused("users.account"))
-    recorder.record_refusal(refused(code="TOKEN_REQUIRED"))
+        refuse(recorder, caller=f"203.0.113.{number % 250}")
+    refuse(recorder, caller="198.51.100.1")
+    refuse(recorder, "users.account")
+    refuse(recorder, code="TOKEN_REQUIRED")
 
     recorder.flush()
-    recorder.record_refusal(refused())
+    refuse(recorder)
     recorder.flush()
 
     assert [entry.details.get("count", "1") for entry in log.entries] == ["10000", "1", "1", "1", "1"]
@@ -107,7 +114,7 @@ def test_a_flood_of_refusals_is_one_entry_a_round_with_a_count(recorder: Recorde
 
 def test_a_flood_of_unlike_refusals_is_bounded_and_counted_too(recorder: Recorder, log: Log) -> None:
     for number in range(100_000):
-        recorder.record_refusal(refused(f"route-{number}"))
+        refuse(recorder, f"route-{number}")
 
     recorder.flush()
 
@@ -118,8 +125,8 @@ def test_a_flood_of_unlike_refusals_is_bounded_and_counted_too(recorder: Recorde
 
 def test_a_flood_of_strangers_does_not_hide_what_somebody_known_tries(recorder: Recorder, log: Log) -> None:
     for number in range(1000):
-        recorder.record_refusal(refused(f"route-{number}"))
-    recorder.record_refusal(refusal(403, "ROLE_REQUIRED", actor="mallory", address="", request_id="", route="GET x"))
+        refuse(recorder, f"route-{number}")
+    refuse(recorder, code="ROLE_REQUIRED", actor="mallory")
 
     recorder.flush()
 

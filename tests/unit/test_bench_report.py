@@ -55,6 +55,7 @@ def good() -> Results:
         latency={FAST: added(0.3, 1.2)},
         straight=added(0.2, 0.4),
         kinds={"fast": kinds},
+        stages={"route": 0.04, "auth": 0.02, "limits": 0.5, "instance": 0.01},
     )
 
 

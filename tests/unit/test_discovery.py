@@ -961,6 +961,7 @@ def test_without_news_of_redis_who_left_stays_for_a_while(start: Start, valkey: 
         registry = Registry(other)
         registry.register("things", A)
         runtime = start(things=["registry"])
+        settle(lambda: A in weights(runtime), "the first one")
         registry.deregister("things", A)
         registry.register("things", B)
         settle(lambda: B in weights(runtime), "another one")

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from gateway.observability.counts import Counts, Timings
+from gateway.observability.counts import Counts, Durations, Timings
 from gateway.observability.metrics import BUCKETS_S, Metrics
 
 SECONDS = [0.0, 0.0003, *BUCKETS_S, 0.3, 29.9, 31.0, 0.3]
@@ -45,6 +45,25 @@ def test_timings_fall_into_the_buckets_into_which_the_library_puts_them() -> Non
     assert float(told_lines[-1].split()[-1]) == pytest.approx(sum(SECONDS))
     statuses = [float(line.split()[-1]) for line in samples(registry) if line.startswith(b"asked_total")]
     assert statuses == [10.0, 10.0]
+
+
+def test_durations_fall_into_the_same_buckets() -> None:
+    plain, registry = CollectorRegistry(), CollectorRegistry()
+    histogram = Histogram("seconds", "x", ("service",), buckets=BUCKETS_S, registry=plain)
+    told = Durations(Histogram("seconds", "x", ("service",), buckets=BUCKETS_S, registry=registry), BUCKETS_S)
+
+    for number, seconds in enumerate(SECONDS):
+        told.add(seconds, f"s{number % 2}")
+        histogram.labels(f"s{number % 2}").observe(seconds)
+        if number % 5 == 0:
+            told.flush()
+    told.flush()
+
+    assert [line for line in samples(registry) if b"_sum" not in line] == [
+        line for line in samples(plain) if b"_sum" not in line
+    ]
+    sums = [float(line.split()[-1]) for line in samples(registry) if b"_sum" in line]
+    assert sum(sums) == pytest.approx(sum(SECONDS))
 
 
 def test_nothing_is_told_twice() -> None:

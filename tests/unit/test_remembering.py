@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.remembering import LONGEST, remembered
+from common.remembering import LONGEST, Recent, remembered
 
 
 def test_a_short_text_is_worked_out_once_and_a_long_one_each_time() -> None:
@@ -31,3 +31,36 @@ def test_the_other_arguments_count_and_the_oldest_is_forgotten() -> None:
         assert noted(text, number) == number
 
     assert asked == [("a", 1), ("a", 2), ("b", 1), ("a", 2)]
+
+
+def test_what_was_used_last_is_there_and_never_more_than_is_said() -> None:
+    recent = Recent[int, str](10)
+
+    for number in range(100):
+        recent.put(number, str(number))
+        assert [recent.get(last) for last in range(max(0, number - 4), number + 1)] == [
+            str(last) for last in range(max(0, number - 4), number + 1)
+        ]
+    assert sum(recent.get(number) is not None for number in range(100)) <= 10
+
+
+def test_what_is_used_stays_whatever_else_comes() -> None:
+    recent = Recent[int, str](10)
+    recent.put(-1, "kept")
+
+    for number in range(100):
+        recent.put(number, "new")
+        assert recent.get(-1) == "kept"
+
+
+def test_what_is_put_again_takes_the_place_of_the_first_and_what_was_dropped_is_gone() -> None:
+    recent = Recent[str, int](4)
+    for key, value in (("a", 1), ("b", 2), ("c", 3), ("a", 4), ("b", 5)):
+        recent.put(key, value)
+
+    recent.drop("a")
+    recent.drop("nobody")
+
+    assert [recent.get(key) for key in "abc"] == [None, 5, 3]
+    recent.clear()
+    assert [recent.get(key) for key in "abc"] == [None, None, None]

@@ -303,6 +303,16 @@ def test_the_least_recently_used_identity_is_forgotten_first(keys: Counted) -> N
     assert keys.times == 4
 
 
+def test_what_many_tokens_say_alike_is_held_once(verifier: Verifier) -> None:
+    said = {"roles": ["editor"], "permissions": ["a:read", "b:write"]}
+
+    first, second = (verifier.verify(PAIR.sign(claims(f"user-{number}", **said))) for number in range(2))
+
+    assert first.user_id != second.user_id
+    assert first.roles is second.roles
+    assert first.permissions is second.permissions
+
+
 def test_a_token_is_remembered_no_longer_than_is_said_though_it_lives_longer(keys: Counted) -> None:
     verifier = Verifier(Flask("x"), keys, max_age_s=60)
     with time_machine.travel(NOW, tick=False) as clock:
