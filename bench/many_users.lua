@@ -1,4 +1,5 @@
--- wrk -s many_users.lua URL -- FILE: each request is of the next user of FILE, lines of a token and an address.
+-- wrk -s many_users.lua URL -- FILE [FIRST]: each request is of the next user of FILE, lines of a token and an address.
+-- Without FIRST it begins anywhere, so that runs which are too short for all of them have others each time.
 local requests, next_one = {}, 0
 
 function init(args)
@@ -8,6 +9,8 @@ function init(args)
     wrk.headers["X-Forwarded-For"] = address
     requests[#requests + 1] = wrk.format()
   end
+  math.randomseed(os.time())
+  next_one = tonumber(args[2]) or math.random(#requests)
 end
 
 function request()

@@ -35,6 +35,9 @@ EARLY_HINTS = 103
 NO_CONTENT = 204
 NOT_MODIFIED = 304
 
+MOST_NAMES = 1000
+"""So many names of fields are remembered: more than applications have."""
+
 JOINED_BYTES = 64 << 10
 """A first piece of at most so many is copied behind its head, to save a `send`."""
 
@@ -120,7 +123,7 @@ class Response:
             return
         lines: list[str] = []
         for name, value in fields:
-            _kind_of(name)
+            _ = _kinds[name]  # raises for what is no name
             lines.append(f"{name}: {value}\r\n")
         self._sock.sendall(f"HTTP/1.1 {status_line(status)}\r\n".encode("latin-1") + _checked(lines) + b"\r\n")
 
@@ -146,7 +149,7 @@ class Response:
         doubtful: list[str] = []  # passes if the answer speaks for itself
         self._length, self._speaks_for_itself = None, False
         for name, value in headers:
-            kind = _kind_of(name)
+            kind = _kinds[name]
             value = value.strip(" \t")
             if kind == _PLAIN:
                 lines.append(f"{name}: {value}\r\n")
@@ -227,11 +230,19 @@ class Response:
             self._sock.sendall(memoryview(data)[sent:])
 
 
-@lru_cache(maxsize=1000)
-def _kind_of(name: str) -> int:
-    if not TOKEN_RE.fullmatch(name):
-        raise InvalidResponseHeaderName(repr(name))
-    return _KINDS.get(name.lower(), _PLAIN)
+class _Kinds(dict[str, int]):
+    """What becomes of a field, by its name as it is written."""
+
+    def __missing__(self, name: str) -> int:
+        if not TOKEN_RE.fullmatch(name):
+            raise InvalidResponseHeaderName(repr(name))
+        kind = _KINDS.get(name.lower(), _PLAIN)
+        if len(self) < MOST_NAMES:
+            self[name] = kind
+        return kind
+
+
+_kinds = _Kinds()
 
 
 def _checked(lines: list[str]) -> bytes:

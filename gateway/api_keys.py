@@ -34,7 +34,7 @@ from common.internal import Internal, InternalError, InternalRefused, InternalUn
 from common.keys import InvalidToken, KeysUnavailable
 from common.problems import TooManyRequests, Unauthorized
 from common.tokens import Verifier
-from gateway.limits.verdict import whose_address
+from gateway.callers import whose_address
 
 T = TypeVar("T")
 log = structlog.get_logger("api_keys")

@@ -13,9 +13,9 @@ from common.problems import Forbidden
 from common.settings import IdentitySettings
 from common.tokens import Identity
 from gateway import cookies
+from gateway.callers import Forwarding
 from gateway.cookies import Jar
 from gateway.cors import ANY, Cors, check_origins, check_tokens, parse_list
-from gateway.headers import Forwarding
 
 _Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_list), AfterValidator(check_tokens)]
 _EXPOSED = (

@@ -25,8 +25,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from gateway.callers import Forwarding
 from gateway.cors import Cors
-from gateway.headers import Forwarding
 
 MODE_HEADER = "x-session-mode"
 CSRF_HEADER = "x-csrf-token"

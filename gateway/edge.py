@@ -14,18 +14,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from common import logs, problems
+from common.masking import truncated_address
 from common.messages import FIELDS, HEAD, TELL
 from common.problems import Problem, status_line
 from gateway.body import Body, Reader
 from gateway.browser_fields import answers_preflight, completed
+from gateway.callers import forwarding_of, is_trusted
 from gateway.dispatch import Dispatcher, refusal
 from gateway.exchange import EXCHANGE, Answer, Exchange, HeaderList
-from gateway.headers import Fields, forwarding_of, is_trusted, trace_caller
+from gateway.headers import Fields
 from gateway.observability.access import Line
 from gateway.observability.stages import Stages
 from gateway.router import Route
 from gateway.runtime import Runtime
-from gateway.targets import Target, check_host, is_host, other_reading, read_target
+from gateway.targets import Target, check_host, other_reading, read_target
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -69,18 +71,15 @@ def exchange_of(environ: WSGIEnvironment, runtime: Runtime, request_id: str) -> 
     check_host(host, environ["SERVER_PROTOCOL"])
     method = environ["REQUEST_METHOD"]
     target = read_target(method, environ.get("RAW_URI") or environ["REQUEST_URI"], host)
-    host = target.authority or host
     settings = runtime.settings
-    caller, proxies, is_passed_on = trace_caller(environ["REMOTE_ADDR"], headers, settings.trusted_proxies)
-    scheme: str = environ["wsgi.url_scheme"]
-    protocol = environ["SERVER_PROTOCOL"].removeprefix("HTTP/")
-    if is_passed_on:
-        scheme = "https" if headers.get("x-forwarded-proto", scheme).lower() == "https" else "http"
-        forwarded_host = headers.get("x-forwarded-host", "")
-        host = forwarded_host if is_host(forwarded_host) else host  # proxies pass on what callers invent
-        forwarding = forwarding_of(caller, scheme, host or "", proxies, headers.get("via", ""), protocol)
-    else:
-        forwarding = forwarding_of(caller, scheme, host or "", protocol=protocol)
+    forwarding = forwarding_of(
+        environ["REMOTE_ADDR"],
+        environ["wsgi.url_scheme"],
+        target.authority or host or "",
+        environ["SERVER_PROTOCOL"].removeprefix("HTTP/"),
+        headers,
+        settings.trusted_proxies,
+    )
     return Exchange(
         method=method,
         target=target,
@@ -228,7 +227,7 @@ class _Line:
                 elapsed_s,
                 service,
                 route_name,
-                exchange.forwarding.caller if exchange else environ["REMOTE_ADDR"],
+                exchange.forwarding.network if exchange else truncated_address(environ["REMOTE_ADDR"]),
                 identity.user_id if identity else "",
                 exchange.notes if exchange else {},
             )

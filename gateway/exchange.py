@@ -16,9 +16,9 @@ from common.keys import InvalidToken, KeysUnavailable
 from common.problems import Problem
 from common.tokens import Identity
 from gateway.body import Body
+from gateway.callers import Forwarding
 from gateway.cookies import SAFE_METHODS
 from gateway.credentials import Credential, credential_of
-from gateway.headers import Forwarding
 from gateway.rewriting import capture
 from gateway.targets import Target
 

@@ -7,16 +7,11 @@ nothing is dropped but what RFC 9110 wants dropped: `Fields.pairs` has the reque
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from email.utils import formatdate
-from functools import lru_cache
 
-from common.remembering import LONGEST, remembered
-
-PSEUDONYM = "gateway"
-"""Our name in `Via` (RFC 9110, 7.6.3)."""
+from common.remembering import remembered
+from gateway.callers import PSEUDONYM, Forwarding
 
 # RFC 9110, 7.6.1, and the older fields that belong to one connection only
 HOP_BY_HOP = frozenset(
@@ -51,19 +46,6 @@ MOST_NAMES = 1000
 OUR_COOKIES = frozenset({"__Host-access", "__Secure-refresh", "__Host-csrf", "dev-access", "dev-refresh", "dev-csrf"})
 """What a browser keeps for the gateway alone, see `cookies`."""
 
-IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-class Networks(tuple[IPNetwork, ...]):
-    """Some that are asked about again and again: the hash, by which answers are remembered, is worked out once."""
-
-    def __hash__(self) -> int:
-        try:
-            return self._hash
-        except AttributeError:
-            self._hash: int = super().__hash__()
-            return self._hash
-
 
 class Fields(dict[str, str]):
     """A request's fields by lower-case name, repeated ones joined. `head` is the section that they were read from."""
@@ -79,42 +61,6 @@ class Fields(dict[str, str]):
             return [(name.title(), value) for name, value in self.items()]
         fields = (line.partition(":") for line in self._head.decode("latin-1").split("\r\n"))
         return [(name, value.strip(" \t")) for name, colon, value in fields if colon]
-
-
-@dataclass(frozen=True, slots=True)
-class Forwarding:
-    """How the request reached us: who calls, by which scheme and under which name, through which trusted proxies."""
-
-    caller: str  # address
-    scheme: str
-    host: str
-    proxies: tuple[str, ...]  # addresses between the caller and us, nearest to the caller first
-    via: str = ""  # what trusted proxies wrote before us
-    protocol: str = "1.1"  # version of HTTP
-    fields: tuple[tuple[str, str], ...] = field(init=False, compare=False, repr=False)
-    """What tells a service of it."""
-
-    def __post_init__(self) -> None:
-        via = f"{self.protocol} {PSEUDONYM}"
-        fields = (
-            ("X-Forwarded-For", ", ".join((self.caller, *self.proxies))),
-            ("X-Forwarded-Proto", self.scheme),
-            ("X-Forwarded-Host", self.host),
-            ("Forwarded", forwarded_field(self)),
-            ("Via", f"{self.via}, {via}" if self.via else via),
-        )
-        object.__setattr__(self, "fields", fields)
-
-
-def forwarding_of(
-    caller: str, scheme: str, host: str, proxies: tuple[str, ...] = (), via: str = "", protocol: str = "1.1"
-) -> Forwarding:
-    """How a request reached us, made once for all that came so."""
-    is_short = len(host) + len(via) <= LONGEST
-    return (_remembered if is_short else Forwarding)(caller, scheme, host, proxies, via, protocol)
-
-
-_remembered = lru_cache(maxsize=4096)(Forwarding)
 
 
 @remembered(256)
@@ -203,17 +149,6 @@ def _end_to_end(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(name, value) for name, value in given if name.lower() not in HOP_BY_HOP and name.lower() not in options]
 
 
-def forwarded_field(forwarding: Forwarding) -> str:
-    """RFC 7239, 4: one element a hop, IPv6 addresses bracketed and quoted."""
-    host = forwarding.host.replace("\\", r"\\").replace('"', r"\"")  # a trusted proxy's word is not checked as Host is
-    first = f'for={_node(forwarding.caller)};proto={forwarding.scheme};host="{host}"'
-    return ", ".join((first, *(f"for={_node(proxy)}" for proxy in forwarding.proxies)))
-
-
-def _node(address: str) -> str:
-    return f'"[{address}]"' if ":" in address else address
-
-
 def incoming_answer_headers(received: Iterable[tuple[str, str]], instance_url: str) -> list[tuple[str, str]]:
     """The fields of a service's answer that the caller gets, repeated ones still repeated, and our `Via`.
 
@@ -263,55 +198,3 @@ def without_authority(location: str, instance_url: str) -> str:
     if rest == location or rest[:1] not in ("/", "?", "#"):
         return location
     return f"/.{rest}" if rest.startswith("//") else rest  # "//x" would be another host (RFC 3986, 4.2)
-
-
-def trace_caller(
-    peer: str, incoming: Mapping[str, str], trusted: tuple[IPNetwork, ...]
-) -> tuple[str, tuple[str, ...], bool]:
-    """The caller's address, the trusted proxies between it and us, and whether our peer is one of those.
-
-    `X-Forwarded-For` is walked from right to left for as long as the one who wrote the entry is trusted; the first
-    address that is not ours is the caller. What stands left of it may be invented, so it counts for nothing.
-    """
-    if not trusted or not is_trusted(peer, trusted):
-        return peer, (), False
-    return _walk(incoming.get("x-forwarded-for", ""), peer, trusted)
-
-
-@remembered(4096)
-def _walk(told: str, peer: str, trusted: tuple[IPNetwork, ...]) -> tuple[str, tuple[str, ...], bool]:
-    hops = [hop.strip() for hop in told.split(",") if hop.strip()]
-    proxies: list[str] = [peer]
-    while hops:
-        address = _address(hops.pop())
-        if address is None:
-            break
-        if not hops or not is_trusted(address, trusted):
-            return address, tuple(proxies), True
-        proxies.insert(0, address)
-    return proxies[0], tuple(proxies[1:]), True
-
-
-def _address(text: str) -> str | None:
-    """`text` in the one spelling that an address has here, None for what is none, or has a zone."""
-    try:
-        parsed = ipaddress.ip_address(text.strip("[]"))
-    except ValueError:
-        return None
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.scope_id is not None:
-            return None
-        parsed = parsed.ipv4_mapped or parsed
-    return str(parsed)
-
-
-@lru_cache(maxsize=4096)
-def is_trusted(address: str, networks: tuple[IPNetwork, ...]) -> bool:
-    """Whether `address` lies in one of `networks`; an IPv4 address that came in IPv6 clothes counts as IPv4."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
-        parsed = parsed.ipv4_mapped
-    return any(parsed in network for network in networks if network.version == parsed.version)

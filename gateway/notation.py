@@ -25,7 +25,7 @@ from pydantic_core import CoreSchema
 from urllib3.util import parse_url
 
 from gateway.backend.dns import parse_source as parse_dns_source
-from gateway.headers import IPNetwork
+from gateway.callers import IPNetwork
 from gateway.matching import Condition, check_host_pattern
 from gateway.rewriting import PathTemplate, check_header_name, check_header_value, check_prefix, check_redirect
 from gateway.settings import parse_size

@@ -20,7 +20,7 @@ from gateway.advice import files
 from gateway.backend.dns import DnsSource
 from gateway.backend.dns import parse_source as parse_dns_source
 from gateway.backend.standing import ActiveRule, EjectionRule
-from gateway.headers import IPNetwork
+from gateway.callers import IPNetwork
 from gateway.matching import Conditions
 from gateway.notation import REGISTRY, WhenDown, is_rate, parse_source
 from gateway.rewriting import HeaderChanges, PathTemplate, Redirect, Rewrite

@@ -18,7 +18,7 @@ from common.settings import OptionalPath, OptionalText, Secret
 from common.tls import CertificateFault, server_context
 from gateway.backend.dns import parse_nameserver
 from gateway.browsers import BrowserSettings
-from gateway.headers import IPNetwork, Networks
+from gateway.callers import IPNetwork, Networks
 
 _SIZE = re.compile(r"(\d+)\s*(B|KB|MB|GB|KIB|MIB|GIB)?", re.IGNORECASE)
 _UNITS = {"": 1, "B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}

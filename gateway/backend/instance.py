@@ -243,6 +243,7 @@ class Instance:
         if call.tells_time:
             headers = [*headers, (deadlines.HEADER, deadlines.render(limit.given_s))]
         request = Outgoing(call.method, self.url, call.target, headers, call.body, host=self.host)
+        request.is_timed = True  # by `limit`
         # never less by the caller's wish: what these say counts against the instance
         timeout_s = self._service.connect_timeout_s, call.try_timeout_s
         return self._adapter.send(request, stream=True, timeout=timeout_s).raw

@@ -31,6 +31,8 @@ class Outgoing(requests.PreparedRequest):
         self._fields = _written(fields)
         self._has_host = "\nhost\n" in names
         self.expects = "\nexpect\n" in names
+        self.is_timed = False
+        """Somebody else sees to it that the head of the answer comes in time, once the request is out."""
 
     def head(self, authority: str) -> bytes:
         """As it goes out, with a Host that names the instance where there is none."""

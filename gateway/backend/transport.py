@@ -171,6 +171,8 @@ class RawTargetAdapter(BaseAdapter):
         try:
             sending = _begin(connection, request, head, read_s)
             await_head(connection, request.content, sending)
+            if request.is_timed and not connection.answers.is_whole:
+                connection.be_patient(read_s)
             return Response(request, Incoming(connection, pool, sending))
         except BaseException as error:
             _end(connection, sending)
@@ -199,7 +201,7 @@ def _begin(connection: Connection, outgoing: Outgoing, head: bytes, read_s: floa
     """Send what can be sent at once; the `Sending` of the rest, if there is any."""
     body = outgoing.content
     connection.answers.begin(outgoing.method or "")
-    connection.be_patient(read_s)
+    connection.be_patient(math.inf if outgoing.is_timed else read_s)
     is_streamed = body.streams
     if body.length and not is_streamed:
         head += body.read(PIECE_BYTES)

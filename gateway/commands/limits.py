@@ -14,9 +14,9 @@ import click
 import redis
 from flask.cli import with_appcontext
 
+from gateway.callers import whose_address
 from gateway.commands.asking import as_json, current, tell
 from gateway.limits import Store, store_of
-from gateway.limits.verdict import whose_address
 from gateway.limits.window import wait_us
 from gateway.telling import plain, table
 

@@ -19,7 +19,7 @@ from gateway.exchange import EXCHANGE, SOURCE, Exchange
 from gateway.limits.counting import Limits
 from gateway.limits.telling import too_many
 from gateway.limits.tiers import of_address
-from gateway.limits.verdict import Bucket, Verdict, whose_address
+from gateway.limits.verdict import Bucket, Verdict
 from gateway.services import DEFAULT_LIMIT
 from gateway.shared import PREFIX
 
@@ -119,4 +119,4 @@ def _whom() -> str:
 
 
 def _whom_now() -> str:
-    return f"address:{whose_address(_exchange().forwarding.caller)}"
+    return _exchange().forwarding.counted_as

@@ -23,7 +23,7 @@ from limits import RateLimitItem, RateLimitItemPerSecond
 
 from common.tokens import ISSUER, Identity
 from gateway.limits.asked import Asked, Limit, LimitSet, as_key
-from gateway.limits.verdict import Tier, whose_address
+from gateway.limits.verdict import Tier
 from gateway.services import ADDRESS_LIMIT, BURST_LIMIT, DEFAULT_LIMIT, Plan, Service
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Rates:
 
 def of_route(exchange: Exchange, limit: str, *, by_caller: bool) -> Asked:
     """What counts a request to a service that has limits. `limit` is the name of the route's rate, or `default`."""
-    identity, address = exchange.identity, _address(exchange)
+    identity, address = exchange.identity, exchange.forwarding.counted_as
     tier, whom = _caller(identity, address)
     plan = exchange.table.configuration.plans.get(identity.plan) if tier == "key" and identity else None
     limits = exchange.runtime.limits.sets.of(exchange.service, plan, tier, limit)
@@ -84,7 +84,7 @@ def of_route(exchange: Exchange, limit: str, *, by_caller: bool) -> Asked:
 
 def of_address(exchange: Exchange) -> Asked:
     """What counts a request that belongs to no service."""
-    address = as_key(_address(exchange))
+    address = as_key(exchange.forwarding.counted_as)
     return Asked(exchange.runtime.limits.sets.of_no_service, [address, address, b""])
 
 
@@ -123,10 +123,6 @@ class LimitSets:
         else:
             limits.append(_own_or(service, Limit("burst", BURST_LIMIT, self._rates.burst_beside(rate))))
         return [*limits, self._all]
-
-
-def _address(exchange: Exchange) -> str:
-    return f"address:{whose_address(exchange.forwarding.caller)}"
 
 
 def _caller(identity: Identity | None, address: str) -> tuple[Tier, str]:

@@ -6,12 +6,10 @@ gateway bears (`global`) is nobody's business (8.2 there): it is counted, and re
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Literal
 
 from limits import RateLimitItem
@@ -113,21 +111,6 @@ def verdict(buckets: Sequence[Bucket], limits: Sequence[int], cost: int, refused
         return Verdict(rows)
     full = [each.wait_us for each, limit in zip(told, limits, strict=True) if each.used + cost > limit]
     return Verdict(rows, replace(rows[refused - 1], reset_after_s=max(full) / 1e6))
-
-
-@lru_cache(maxsize=8192)
-def whose_address(address: str) -> str:
-    """Whom an address counts for: an IPv6 network of 64 bits is one caller, who could use any address in it; IPv4 in
-    IPv6 clothes is IPv4."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address  # a socket's peer without one
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    if parsed.ipv4_mapped:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(parsed), 64), strict=False))
 
 
 def policy(name: str, rate: RateLimitItem) -> str:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import gevent
 
 from common import logs
-from common.masking import mask, masked, truncated_address
+from common.masking import mask, masked
 
 FLUSH_S = 0.2
 MOST_WAITING = 200
@@ -39,7 +39,7 @@ class Line(NamedTuple):
     elapsed_s: float
     to: str
     route: str
-    caller: str
+    network: str  # of the caller
     user: str  # "" for nobody who is known
     notes: Mapping[str, str | int | float]
 
@@ -95,7 +95,7 @@ class AccessLog:
             "ms": round(line.elapsed_s * 1000, 2),
             "to": line.to,
             "route": line.route,
-            "caller": truncated_address(line.caller),
+            "caller": line.network,
         }
         if line.user:
             event["user"] = line.user

@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import partial, wraps
 
 from common.problems import Forbidden
+from gateway.callers import IPNetwork, is_trusted
 from gateway.exchange import Answer, Exchange, Handler, Policy
-from gateway.headers import IPNetwork, is_trusted
 from gateway.policies.layers import layer
 
 Networks = tuple[IPNetwork, ...]

@@ -15,8 +15,8 @@ from limits import parse
 from common.settings import load
 from gateway import create_app
 from gateway.body import Body
+from gateway.callers import Forwarding
 from gateway.exchange import Answer, Exchange, Handler, HeaderList
-from gateway.headers import Forwarding
 from gateway.runtime import Runtime, runtime_of
 from gateway.services import Address, Service, Sources
 from gateway.settings import GatewaySettings

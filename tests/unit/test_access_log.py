@@ -19,7 +19,7 @@ logs.configure("gateway", level={level!r}, log_format={log_format!r})
 log, other = AccessLog("gateway", level={level!r}, log_format={log_format!r}), structlog.get_logger("x")
 
 def add(number, **changes):
-    facts = "GET", f"/x/{{number}}", 200, 0.0123456, "things", "r", "203.0.113.77", "", {{}}
+    facts = "GET", f"/x/{{number}}", 200, 0.0123456, "things", "r", "203.0.113.0", "", {{}}
     log.add(Line(1772366400.25, f"req-{{number}}", *facts)._replace(**changes))
 """
 

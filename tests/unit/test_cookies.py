@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from gateway.callers import Forwarding
 from gateway.cookies import Jar, csrf_token, is_from_our_pages, is_shown, jar_for
 from gateway.cors import Cors
-from gateway.headers import OUR_COOKIES, Forwarding, outgoing_headers, passed_request_fields, without_ours
+from gateway.headers import OUR_COOKIES, outgoing_headers, passed_request_fields, without_ours
 
 SECURE, PLAIN = Jar(is_secure=True), Jar(is_secure=False)
 HTTPS = Forwarding("192.0.2.1", "https", "api.example.com", ())

@@ -11,8 +11,8 @@ import time_machine
 
 from common.problems import Forbidden, Problem
 from common.tokens import Identity
+from gateway.callers import IPNetwork, forwarding_of
 from gateway.exchange import Exchange, Handler
-from gateway.headers import IPNetwork, trace_caller
 from gateway.notation import parse_network
 from gateway.policies import around, compose
 from gateway.policies.addresses import addresses
@@ -110,7 +110,8 @@ def test_a_refusal_does_not_tell_which_addresses_there_are(runtime: Runtime) -> 
 def test_a_caller_cannot_choose_the_address_that_it_has(
     runtime: Runtime, peer: str, forwarded_for: str, expected: str
 ) -> None:
-    caller, _proxies, _is_trusted = trace_caller(peer, {"x-forwarded-for": forwarded_for}, networks(["10.0.0.0/8"]))
+    told = {"x-forwarded-for": forwarded_for}
+    caller = forwarding_of(peer, "http", "h", "1.1", told, networks(["10.0.0.0/8"])).caller
     handler = addresses(networks(["192.0.2.0/24"]), ())(parts.answering())
 
     assert outcome(handler, parts.exchange(runtime, of=parts.service(), caller=caller)) == expected

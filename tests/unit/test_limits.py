@@ -21,7 +21,7 @@ from gateway import limits
 from gateway.limits import Bucket, Limits, Row, Store, Verdict, counting, store_of
 from gateway.limits.asked import KEYS
 from gateway.limits.local import LocalCounts
-from gateway.limits.verdict import Tier, whose_address
+from gateway.limits.verdict import Tier
 from gateway.notation import WhenDown
 from gateway.observability.metrics import Metrics
 from tests.support.ports import free_port
@@ -539,21 +539,3 @@ def test_names_and_numbers_are_written_as_structured_fields_want_them(worker: Wo
     fields = dict(worker.hit(odd).headers())
 
     assert fields["RateLimit-Policy"] == '"say \\"\\\\caf?\\"";q=999999999999999;w=60'
-
-
-@pytest.mark.parametrize(
-    ("address", "whose"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:DB8:1:2::", "2001:db8:1:2::/64"),
-        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("::1", "::/64"),
-        ("", ""),
-        ("no address", "no address"),
-    ],
-)
-def test_an_ipv6_caller_is_a_network_of_64_bits_and_ipv4_is_ipv4_in_any_clothes(address: str, whose: str) -> None:
-    assert whose_address(address) == whose

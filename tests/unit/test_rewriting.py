@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.headers import HOP_BY_HOP, Forwarding, outgoing_headers
+from gateway.callers import Forwarding
+from gateway.headers import HOP_BY_HOP, outgoing_headers
 from gateway.rewriting import (
     HeaderChanges,
     PathTemplate,

@@ -304,9 +304,10 @@ def test_the_least_recently_used_identity_is_forgotten_first(keys: Counted) -> N
 
 
 def test_what_many_tokens_say_alike_is_held_once(verifier: Verifier) -> None:
-    said = {"roles": ["editor"], "permissions": ["a:read", "b:write"]}
-
-    first, second = (verifier.verify(PAIR.sign(claims(f"user-{number}", **said))) for number in range(2))
+    first, second = (
+        verifier.verify(PAIR.sign(claims(f"user-{number}", roles=["editor"], permissions=["a:read", "b:write"])))
+        for number in range(2)
+    )
 
     assert first.user_id != second.user_id
     assert first.roles is second.roles
