@@ -26,6 +26,7 @@ from gunicorn.http.wsgi import STATUS_RE
 
 from common.messages import IncomingBody, Request
 from common.problems import status_line
+from common.remembering import Known
 from common.turns import send_together
 
 log = structlog.get_logger("edge")
@@ -34,9 +35,6 @@ CONTINUE = 100
 EARLY_HINTS = 103
 NO_CONTENT = 204
 NOT_MODIFIED = 304
-
-MOST_NAMES = 1000
-"""So many names of fields are remembered: more than applications have."""
 
 JOINED_BYTES = 64 << 10
 """A first piece of at most so many is copied behind its head, to save a `send`."""
@@ -230,19 +228,14 @@ class Response:
             self._sock.sendall(memoryview(data)[sent:])
 
 
-class _Kinds(dict[str, int]):
-    """What becomes of a field, by its name as it is written."""
-
-    def __missing__(self, name: str) -> int:
-        if not TOKEN_RE.fullmatch(name):
-            raise InvalidResponseHeaderName(repr(name))
-        kind = _KINDS.get(name.lower(), _PLAIN)
-        if len(self) < MOST_NAMES:
-            self[name] = kind
-        return kind
+def _kind_of(name: str) -> int:
+    if not TOKEN_RE.fullmatch(name):
+        raise InvalidResponseHeaderName(repr(name))
+    return _KINDS.get(name.lower(), _PLAIN)
 
 
-_kinds = _Kinds()
+_kinds = Known(_kind_of)
+"""What becomes of a field, by its name as it is written."""
 
 
 def _checked(lines: list[str]) -> bytes:

@@ -1,7 +1,7 @@
 """How one of our own processes asks another: JSON over HTTP, with a service token, below `/internal/`.
 
 No caller waits for these answers longer than is said; whoever asks decides what to do without one. A request that found
-its connection closed is sent again, so its effect must be the same if it arrives twice.
+its connection closed is sent again, so it must do no harm if it arrives twice.
 """
 
 from __future__ import annotations

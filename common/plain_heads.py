@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -23,6 +22,7 @@ from gunicorn.http.message import MAX_REQUEST_LINE, TOKEN_RE
 
 from common.answers import ALLOWED
 from common.messages import FIELDS, HEAD
+from common.remembering import Known
 
 LINE = re.compile(r"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) ((/[!\"$->@-~]*)\??([!\"$-~]*)) HTTP/1\.1")
 """A plain request line: method, target, and its path and query. No target with a `#`: gunicorn takes a fragment off."""
@@ -33,7 +33,7 @@ LONGEST_LENGTH = 18
 """Digits of a Content-Length; more are not plain."""
 
 LONGEST_NAME = 100
-"""In bytes; of what is remembered for all connections."""
+"""In bytes."""
 
 REMEMBERED_BYTES = 4 << 10
 """Longer fields are read anew each time: a connection that idles is to hold little."""
@@ -95,7 +95,7 @@ class HeadReader:
         environ[HEAD], environ[FIELDS] = block, fields
         for line in lines:
             written, colon, value = line.partition(":")
-            name = _name(written) if len(written) <= LONGEST_NAME else None
+            name = _NAMES[written]
             if name is None or not colon:
                 return None
             lower, key = name
@@ -115,12 +115,14 @@ class HeadReader:
         return read
 
 
-@lru_cache(maxsize=1000)
 def _name(written: str) -> tuple[str, str] | None:
     """A field's name in small letters and as the environment has it; None for what is no token, or is not plain. A name
     with an underscore isn't: in the environment it would be another's."""
     lower = written.lower()
-    if not TOKEN_RE.fullmatch(written) or "_" in written or lower in NEVER_PLAIN:
+    if len(written) > LONGEST_NAME or not TOKEN_RE.fullmatch(written) or "_" in written or lower in NEVER_PLAIN:
         return None
     key = written.upper().replace("-", "_")
     return lower, key if lower in ("content-type", "content-length") else f"HTTP_{key}"
+
+
+_NAMES = Known(_name)

@@ -10,6 +10,10 @@ from typing import Concatenate, Generic, ParamSpec, TypeVar, cast
 LONGEST = 300
 """Characters. No honest caller's host, address list or path that comes again is longer."""
 
+MOST_NAMES = 1000
+"""More than honest callers, services and applications have."""
+
+Name = TypeVar("Name", str, bytes)
 K = TypeVar("K")
 V = TypeVar("V")
 P = ParamSpec("P")
@@ -31,6 +35,21 @@ def remembered(most: int) -> Callable[[Ruled[P, R]], Ruled[P, R]]:
         return look
 
     return decorate
+
+
+class Known(dict[Name, V]):
+    """What a pure rule says of the names of fields: looked up like any dictionary, and remembered of the first
+    `MOST_NAMES` that come and are no longer than `LONGEST`."""
+
+    def __init__(self, rule: Callable[[Name], V]) -> None:
+        super().__init__()
+        self._rule = rule
+
+    def __missing__(self, name: Name) -> V:
+        value = self._rule(name)
+        if len(self) < MOST_NAMES and len(name) <= LONGEST:
+            self[name] = value
+        return value
 
 
 class Recent(Generic[K, V]):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from common import security_headers
 from common.problems import Forbidden
+from common.remembering import Known
 from gateway.cors import is_preflight, without_cors
 from gateway.exchange import Exchange, HeaderList
 from gateway.policies.limited import count_unrouted
 
 HSTS = "Strict-Transport-Security"
 _SAID_HERE = frozenset({"x-request-id", "x-content-type-options"})
+_SMALL = Known(str.lower)
 
 
 def completed(headers: HeaderList, request_id: str, exchange: Exchange | None) -> HeaderList:
     """With what is true of all answers but verbatim ones. Those that are ours, which have no Via, say besides that they
     are nothing but documents. They come last, outside of any cache: what one origin is told is not kept for another."""
-    names = [name.lower() for name, _ in headers]
+    names = {_SMALL[name] for name, _ in headers}
     is_ours = "via" not in names
     if not _SAID_HERE.isdisjoint(names):
         headers = [(name, value) for name, value in headers if name.lower() not in _SAID_HERE]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from email.utils import formatdate
 
-from common.remembering import remembered
+from common.remembering import Known, remembered
 from gateway.callers import PSEUDONYM, Forwarding
 
 # RFC 9110, 7.6.1, and the older fields that belong to one connection only
@@ -39,9 +39,6 @@ _NEVER_SENT = HOP_BY_HOP | SET_BY_US | _REPLACED | _CREDENTIALS
 _NEVER_RETURNED = HOP_BY_HOP | {"date", "server"}
 
 _PERSISTENCE = frozenset({"keep-alive", "close"})  # options that name no field that is ever passed on
-
-MOST_NAMES = 1000
-"""So many names of fields are remembered: more than honest callers and services have."""
 
 OUR_COOKIES = frozenset({"__Host-access", "__Secure-refresh", "__Host-csrf", "dev-access", "dev-refresh", "dev-csrf"})
 """What a browser keeps for the gateway alone, see `cookies`."""
@@ -89,17 +86,12 @@ def outgoing_headers(
     return sent
 
 
-class _Written(dict[str, str]):
-    """How the names of a request's fields are written for the service, "" for those that it is not sent."""
-
-    def __missing__(self, name: str) -> str:
-        written = "" if name in _NEVER_SENT or name.startswith("x-user-") else name.title()
-        if len(self) < MOST_NAMES:
-            self[name] = written
-        return written
+def _written(name: str) -> str:
+    return "" if name in _NEVER_SENT or name.startswith("x-user-") else name.title()
 
 
-_SENT = _Written()
+_SENT = Known(_written)
+"""How the names of a request's fields are written for the service, "" for those that it is not sent."""
 
 
 def passed_request_fields(pairs: Iterable[tuple[str, str]], protocol: str, host: str | None) -> list[tuple[str, str]]:
@@ -175,19 +167,16 @@ def incoming_answer_headers(received: Iterable[tuple[str, str]], instance_url: s
 PASSES = ""
 
 
-class _Kinds(dict[str, str]):
-    """`PASSES` for the name of an answer's field that passes as it is, else the name in small letters."""
-
-    def __missing__(self, name: str) -> str:
-        lower = name.lower()
-        kind = lower if lower in _NEVER_RETURNED or lower in _LOOKED_AT else PASSES
-        if len(self) < MOST_NAMES:
-            self[name] = kind
-        return kind
-
-
 _LOOKED_AT = frozenset({"via", "location", "content-location"})
-_RETURNED = _Kinds()
+
+
+def _kind_of(name: str) -> str:
+    lower = name.lower()
+    return lower if lower in _NEVER_RETURNED or lower in _LOOKED_AT else PASSES
+
+
+_RETURNED = Known(_kind_of)
+"""`PASSES` for the name of an answer's field that passes as it is, else the name in small letters."""
 
 
 def without_authority(location: str, instance_url: str) -> str:

@@ -21,9 +21,10 @@ import re
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from requests import RequestException
 
+from common.remembering import Known
+
 MOST_HEAD_BYTES = 64 << 10
 MOST_FIELDS = 99
-_MOST_NAMES = 1000
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _START = b"HTTP/1."
@@ -153,7 +154,7 @@ class AnswerParser:
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.has_head:  # a trailer, or what comes behind
             return
-        text, frames = _NAMES.get(name) or _known(name)
+        text, frames = _NAMES[name]
         told = value.decode("latin-1")
         self.fields.append((text, told))
         if frames == "content-length":
@@ -182,17 +183,14 @@ class AnswerParser:
             self.is_whole, self._ends_with = True, len(self._pieces)
 
 
-_NAMES: dict[bytes, tuple[str, str]] = {}
-"""Names of fields that came once, and for those that frame a body their lower case."""
-
-
-def _known(name: bytes) -> tuple[str, str]:
+def _read(name: bytes) -> tuple[str, str]:
     text = name.decode("latin-1")
     lower = text.lower()
-    known = text, lower if lower in ("content-length", "transfer-encoding") else ""
-    if len(_NAMES) < _MOST_NAMES:
-        _NAMES[name] = known
-    return known
+    return text, lower if lower in ("content-length", "transfer-encoding") else ""
+
+
+_NAMES = Known(_read)
+"""Names of fields as text, and for those that frame a body their lower case."""
 
 
 def _check_part(head: bytes) -> None:

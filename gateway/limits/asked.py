@@ -8,7 +8,7 @@ passes none is made.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
@@ -122,6 +122,9 @@ class Asked(Sequence[Bucket]):
 
     def __len__(self) -> int:
         return len(self.whoms)
+
+    def __iter__(self) -> Iterator[Bucket]:
+        return iter(self.buckets)  # made once, not for each of them
 
     @overload
     def __getitem__(self, index: int) -> Bucket: ...

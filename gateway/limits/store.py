@@ -35,7 +35,8 @@ class Store:
         if not answer[0]:
             return Passed(asked, answer)
         told = [Told(used, wait) for used, wait in zip(answer[1::2], answer[2::2], strict=True)]
-        return verdict(buckets, [bucket.rate.amount for bucket in buckets], cost, answer[0], told)
+        each = asked.buckets
+        return verdict(each, [bucket.rate.amount for bucket in each], cost, answer[0], told)
 
     def add(self, counted: Sequence[tuple[Ask, int, int]]) -> None:
         """Count what was let pass elsewhere: how much, and how many microseconds ago the last of it came."""

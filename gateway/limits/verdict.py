@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from limits import RateLimitItem
@@ -122,6 +123,7 @@ def _service_limit(row: Row) -> str:
     return f"{quoted(row.bucket.name)};r={min(row.remaining, MOST_TOLD)};t={row.seconds}"
 
 
+@lru_cache(maxsize=1024)
 def quoted(name: str) -> str:
     """A String of a structured field (RFC 9651, 3.3.3)."""
     text = "".join(sign if " " <= sign <= "~" else "?" for sign in name)

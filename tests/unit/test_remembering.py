@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from common.remembering import LONGEST, Recent, remembered
+import pytest
+
+from common.remembering import LONGEST, MOST_NAMES, Known, Recent, remembered
 
 
 def test_a_short_text_is_worked_out_once_and_a_long_one_each_time() -> None:
@@ -64,3 +66,31 @@ def test_what_is_put_again_takes_the_place_of_the_first_and_what_was_dropped_is_
     assert [recent.get(key) for key in "abc"] == [None, 5, 3]
     recent.clear()
     assert [recent.get(key) for key in "abc"] == [None, None, None]
+
+
+def test_names_are_read_once_but_for_long_ones_and_too_many() -> None:
+    asked = list[str]()
+
+    def small(name: str) -> str:
+        asked.append(name)
+        return name.lower()
+
+    known, long = Known(small), "L" * (LONGEST + 1)
+    for name in ("Via", "Via", long, long):
+        assert known[name] == name.lower()
+    for number in range(2 * MOST_NAMES):
+        assert known[f"X-{number}"] == f"x-{number}"
+
+    assert asked[:3] == ["Via", long, long]
+    assert len(known) == MOST_NAMES
+
+
+def test_a_name_that_the_rule_refuses_is_not_remembered() -> None:
+    def refuse(name: str) -> str:
+        raise ValueError(name)
+
+    known = Known(refuse)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="odd"):
+            known["odd"]
+    assert len(known) == 0
