@@ -22,7 +22,7 @@ class Usage:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._cpu_s = 0.0  # that was told
-        self._services = set[str]()
+        self._connections: dict[str, tuple[int, int]] = {}  # in use and idle, as was told, by service
 
     def start(self, is_running: Callable[[], bool]) -> None:
         """Begin to tell, until it `is_running` no longer."""
@@ -38,14 +38,12 @@ class Usage:
         metrics, backends = self._runtime.metrics, self._runtime.table.backends
         before_s, self._cpu_s = self._cpu_s, time.process_time()
         metrics.used(self._cpu_s - before_s, memory_bytes())
-        self._services |= backends.keys()
-        for service in self._services:  # also one that is gone: its last connections end
+        for service in self._connections.keys() | backends.keys():  # also one that is gone: its last connections end
             instances = backends[service].instances if service in backends else ()
-            metrics.connections(
-                service,
-                in_use=sum(instance.in_use for instance in instances),
-                idle=sum(instance.idle for instance in instances),
-            )
+            now = sum(instance.in_use for instance in instances), sum(instance.idle for instance in instances)
+            if now != self._connections.get(service, (0, 0)):
+                self._connections[service] = now
+                metrics.connections(service, in_use=now[0], idle=now[1])
 
 
 def memory_bytes() -> int:

@@ -157,6 +157,13 @@ def test_a_long_answer_may_take_longer_once_its_head_is_there(gateway: Gateway) 
     assert b"event 29" in answer.body
 
 
+def test_a_long_answer_that_stops_in_the_middle_is_cut_off(gateway: Gateway) -> None:
+    answer = gateway.get("/brisk/stream/2/30")  # far less than 30 s, or the exchange times out
+
+    assert (answer.status, answer.is_complete) == (200, False)
+    assert "answer_cut_short" in [line["event"] for line in gateway.log_of(answer)]
+
+
 def test_each_try_says_how_much_is_left(gateway: Gateway) -> None:
     answer = gateway.get("/open/status/503/1")  # it wants to be left alone for a second, and gets that
 

@@ -247,13 +247,18 @@ def test_a_connection_may_take_longer_than_those_wait_who_wanted_it() -> None:
         assert there.connections == 1
 
 
-class Telling:
-    """Answers whatever comes with the same bytes, the first time after so many seconds."""
+class Listening:
+    """Something on a port of its own that serves each connection in a thread."""
 
-    def __init__(self, said: bytes, *, after_s: float = 0) -> None:
-        self._said, self._after_s, self.connections = said, after_s, 0
+    scheme = "redis"
+
+    def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+        self.connections = 0
+        self.url = f"{self.scheme}://127.0.0.1:{self._listener.getsockname()[1]}/0"
+
+    def serve(self, connection: socket.socket) -> None:
+        raise NotImplementedError
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -267,9 +272,17 @@ class Telling:
             while True:
                 connection, _peer = self._listener.accept()
                 self.connections += 1
-                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+                threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
 
-    def _answer(self, connection: socket.socket) -> None:
+
+class Telling(Listening):
+    """Answers whatever comes with the same bytes, the first time after so many seconds."""
+
+    def __init__(self, said: bytes, *, after_s: float = 0) -> None:
+        super().__init__()
+        self._said, self._after_s = said, after_s
+
+    def serve(self, connection: socket.socket) -> None:
         with suppress(OSError), connection:
             pause_s = self._after_s
             while connection.recv(65536):
@@ -307,35 +320,21 @@ def test_over_tls_nothing_is_lost_either(server: Valkey, tmp_path: Path) -> None
         assert isinstance(at_once(asking(distrusting, "PING"))[0], redis.ConnectionError)
 
 
-class Relay:
+class Relay(Listening):
     """Speaks TLS in front of a server that does not."""
 
+    scheme = "rediss"
+
     def __init__(self, context: ssl.SSLContext, port: int) -> None:
+        super().__init__()
         self._context, self._port = context, port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"rediss://127.0.0.1:{self._listener.getsockname()[1]}/0"
 
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                plain, _peer = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(plain,), daemon=True).start()
-
-    def _serve(self, plain: socket.socket) -> None:
+    def serve(self, connection: socket.socket) -> None:
         """One thread: a TLS connection must not be used by two at once."""
         with (
             suppress(OSError),
             socket.create_connection(("127.0.0.1", self._port)) as far,
-            self._context.wrap_socket(plain, server_side=True) as near,
+            self._context.wrap_socket(connection, server_side=True) as near,
             selectors.DefaultSelector() as ready,
         ):
             ready.register(near, selectors.EVENT_READ)
