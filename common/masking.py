@@ -13,8 +13,6 @@ from functools import lru_cache
 
 from structlog.typing import EventDict, WrappedLogger
 
-from common.remembering import remembered
-
 COVER = "[...]"
 ADDRESSES = frozenset({"caller", "address", "peer", "remote_addr"})
 """Fields that hold the address of a caller."""
@@ -53,10 +51,11 @@ def truncated_address(address: str) -> str:
 def masked(text: str) -> str:
     """`text` with what looks like an e-mail address or a credential covered. Most texts are names of ours or short
     paths, and come again and again."""
-    return text if len(text) < LONG and text.isidentifier() else _masked(text)
+    if len(text) < LONG:
+        return text if text.isidentifier() else _masked_short(text)
+    return _masked(text)
 
 
-@remembered(1024)
 def _masked(text: str) -> str:
     if "input_value" in text:
         text = _INPUT.sub(f"input_value={COVER}", text)
@@ -69,6 +68,9 @@ def _masked(text: str) -> str:
     if len(text) >= LONG:
         text = _RANDOM.sub(lambda found: found[0] if _UUID.fullmatch(found[0]) else COVER, text)
     return text
+
+
+_masked_short = lru_cache(maxsize=1024)(_masked)
 
 
 def mask(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

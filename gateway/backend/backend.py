@@ -150,16 +150,22 @@ class Backend:
     def _ask(self, call: Call, tries: Tries) -> Answer:
         """One try, or two beside each other. Raises `TryFailed`, `BreakerOpen` and the problem if there is nobody."""
         first = self._first(call, tries)
-        if self._hedges is None or tries.made or not self._hedges.wants(call):
-            return self._try(first, call, tries)
+        if call.stages:
+            call.stages.ended("instance")
+        try:
+            if self._hedges is None or tries.made or not self._hedges.wants(call):
+                return self._try(first, call, tries)
 
-        def second() -> Callable[[], Answer] | None:
-            elected = electable(self._admitting(), time.monotonic())
-            others = [instance for instance in elected if instance is not first and instance.has_place]
-            chosen = self._pick(others, call.key) if others else None
-            return None if chosen is None else lambda: self._try(chosen, call, tries)
+            def second() -> Callable[[], Answer] | None:
+                elected = electable(self._admitting(), time.monotonic())
+                others = [instance for instance in elected if instance is not first and instance.has_place]
+                chosen = self._pick(others, call.key) if others else None
+                return None if chosen is None else lambda: self._try(chosen, call, tries)
 
-        return self._hedges.ask(call, lambda: self._try(first, call, tries), second)
+            return self._hedges.ask(call, lambda: self._try(first, call, tries), second)
+        finally:
+            if call.stages:
+                call.stages.ended("service")
 
     def _first(self, call: Call, tries: Tries) -> Instance:
         """Who is asked next. Raises the problem if there is nobody."""
@@ -206,8 +212,6 @@ class Backend:
         service = self._name
         tries.begin(instance)
         call.notes["instance"] = instance.url
-        if call.stages:
-            call.stages.ended("instance")
         try:
             answer = instance.call(call, call.time.limit(call.try_timeout_s))
         except BreakerOpen:
@@ -224,9 +228,6 @@ class Backend:
         except GreenletExit:
             self._metrics.called(service, "called_off")
             raise
-        finally:
-            if call.stages:
-                call.stages.ended("service")
         self._metrics.called(service, "5xx" if answer.status >= 500 else "ok")
         call.notes["instance"] = instance.url  # not that of a try beside it
         return answer

@@ -58,6 +58,7 @@ class Mirroring:
             tells_time=not service.is_verbatim,
             is_copy=True,
             notes={},
+            stages=None,
         )
         self._under_way += 1
         # a greenlet begins with an empty context otherwise: no request id in its log lines

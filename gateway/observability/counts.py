@@ -42,48 +42,31 @@ class Durations:
     def add(self, seconds: float, *labels: str) -> None:
         tally = self._fresh.get(labels)
         if tally is None:
-            tally = self._fresh[labels] = _empty(self._buckets_s)
+            tally = self._fresh[labels] = [0.0] * (len(self._buckets_s) + 2)  # by bucket, then the sum of all seconds
         tally[bisect_left(self._buckets_s, seconds)] += 1
         tally[-1] += seconds
 
     def flush(self) -> None:
         fresh, self._fresh = self._fresh, {}
         for labels, (*counts, seconds) in fresh.items():
-            _add(self._histogram.labels(*labels), counts, seconds)
+            self._tell(labels, counts, seconds)
+
+    def _tell(self, labels: Sequence[str], counts: Sequence[float], seconds: float) -> None:
+        """As so many calls of `observe`, which takes one at a time."""
+        parts: Any = self._histogram.labels(*labels)
+        parts._sum.inc(seconds)
+        for bucket, count in zip(parts._buckets, counts, strict=True):
+            if count:
+                bucket.inc(count)
 
 
-class Timings:
-    """Requests and how long they took: a counter and a histogram in one. Shared as `Counts` are."""
+class Timings(Durations):
+    """Requests and how long they took: a counter besides, of which the histogram has the first two labels."""
 
     def __init__(self, counter: Counter, histogram: Histogram, buckets_s: Sequence[float]) -> None:
-        """`histogram` has the first two labels of `counter`."""
-        self._counter, self._histogram, self._buckets_s = counter, histogram, tuple(buckets_s)
-        self._fresh: dict[tuple[str, str, str, int], list[float]] = {}
+        super().__init__(histogram, buckets_s)
+        self._counter = counter
 
-    def add(self, service: str, route: str, method: str, status: int, seconds: float) -> None:
-        key = service, route, method, status
-        tally = self._fresh.get(key)
-        if tally is None:
-            tally = self._fresh[key] = _empty(self._buckets_s)
-        tally[bisect_left(self._buckets_s, seconds)] += 1
-        tally[-1] += seconds
-
-    def flush(self) -> None:
-        fresh, self._fresh = self._fresh, {}
-        for (service, route, method, status), (*counts, seconds) in fresh.items():
-            self._counter.labels(service, route, method, str(status)).inc(sum(counts))
-            _add(self._histogram.labels(service, route), counts, seconds)
-
-
-def _empty(buckets_s: Sequence[float]) -> list[float]:
-    """How many by bucket, then the sum of all seconds."""
-    return [0.0] * (len(buckets_s) + 2)
-
-
-def _add(histogram: Histogram, counts: Sequence[float], seconds: float) -> None:
-    """As so many calls of `observe`, which takes one at a time."""
-    parts: Any = histogram
-    parts._sum.inc(seconds)
-    for bucket, count in zip(parts._buckets, counts, strict=True):
-        if count:
-            bucket.inc(count)
+    def _tell(self, labels: Sequence[str], counts: Sequence[float], seconds: float) -> None:
+        self._counter.labels(*labels).inc(sum(counts))
+        super()._tell(labels[:2], counts, seconds)

@@ -37,7 +37,7 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._has_others = False
-        self._counts: list[Counts | Durations | Timings] = []
+        self._counts: list[Counts | Durations] = []
         counter, gauge = self._counter, self._gauge
         labels = ("service", "route", "method", "status")
         requests = Counter("gateway_requests", "Requests answered.", labels, registry=self._registry)
@@ -144,7 +144,7 @@ class Metrics:
 
     def answered(self, service: str, route: str, method: str, status: int, seconds: float) -> None:
         self._under_way -= 1
-        self._answered.add(service, route, method if method in METHODS else "other", status, seconds)
+        self._answered.add(seconds, service, route, method if method in METHODS else "other", str(status))
 
     def called(self, service: str, outcome: str) -> None:
         self._calls.add(service, outcome)

@@ -9,7 +9,7 @@
     service   until the head of the answer, or all of a short one, is here
     total     all of these, and what is done with the answer
 
-Those that a request did not come to are not there. Of several tries all count.
+Those that a request did not come to are not there. Of several tries all count, two beside each other as one.
 """
 
 from __future__ import annotations

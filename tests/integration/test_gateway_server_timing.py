@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.conftest import Gateway, GatewayFactory, bearer
+from tests.integration.conftest import SERVICES, Gateway, GatewayFactory, bearer
+from tests.support.ports import free_port
+from tests.support.stub import StubService
 from tests.support.wire import RawAnswer
 
 
@@ -49,6 +51,18 @@ def test_a_refusal_tells_the_stages_that_it_came_to(gateway: Gateway) -> None:
     told = timings(gateway.get("/orders", [("Authorization", "Bearer nonsense")]))
 
     assert [*told] == ["route", "auth", "limits", "total"]
+
+
+def test_a_second_try_beside_the_first_takes_nothing_from_its_time(start_gateway: GatewayFactory) -> None:
+    with StubService(free_port()) as one, StubService(free_port()) as other:
+        both = f'instances: ["{one.url}", "{other.url}"], public: true, path: /'
+        hedged = f"  hedged: {{{{{both}, hedge: {{{{after_ms: 200, budget: 1}}}}}}}}\n"
+        gateway = start_gateway(services=SERVICES + hedged, SERVER_TIMING="true")
+
+        told = timings(gateway.get("/hedged/slow/0.5"))
+
+        assert len(one.requests) == len(other.requests) == 1
+        assert told["service"] >= 500
 
 
 def test_nobody_is_told_unless_the_operator_wants_it(start_gateway: GatewayFactory) -> None:

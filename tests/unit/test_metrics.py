@@ -34,7 +34,7 @@ def test_timings_fall_into_the_buckets_into_which_the_library_puts_them() -> Non
     histogram = Histogram("seconds", "x", ("service", "route"), buckets=BUCKETS_S, registry=plain)
 
     for number, seconds in enumerate(SECONDS):
-        told.add("a", "r", "GET", 200 + number % 2, seconds)
+        told.add(seconds, "a", "r", "GET", str(200 + number % 2))
         histogram.labels("a", "r").observe(seconds)
         if number % 5 == 0:
             told.flush()

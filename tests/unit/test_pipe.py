@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -247,7 +248,7 @@ def test_a_connection_may_take_longer_than_those_wait_who_wanted_it() -> None:
         assert there.connections == 1
 
 
-class Listening:
+class Listening(ABC):
     """Something on a port of its own that serves each connection in a thread."""
 
     scheme = "redis"
@@ -257,8 +258,8 @@ class Listening:
         self.connections = 0
         self.url = f"{self.scheme}://127.0.0.1:{self._listener.getsockname()[1]}/0"
 
-    def serve(self, connection: socket.socket) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def serve(self, connection: socket.socket) -> None: ...
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
