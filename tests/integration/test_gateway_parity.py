@@ -31,6 +31,7 @@ VARYING = (
     (re.compile(r"(?<=ttl=)-?\d+"), "{ttl}"),
     (re.compile(r"""(X-Request-Timeout-Ms['"], ['"])\d+"""), r"\1{ms}"),
     (re.compile(r'"connection": \d+'), '"connection": {n}'),
+    (re.compile(r'(?<="latency_ms":)\d+\.\d+'), "{ms}"),
 )
 QUICK = {"CALLER_TIMEOUT": "1", "HEAD_TIMEOUT": "1", "RATE_LIMIT_WINDOW": "3600", "BURST_RATE_LIMIT_WINDOW": "3600"}
 """No case takes long, and no window ends meanwhile."""

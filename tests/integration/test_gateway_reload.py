@@ -261,19 +261,21 @@ def test_rollback_returns_to_the_one_before_and_reload_to_the_file(running: Runn
     revision = running.revision
     running.put(running.text('things: {{url: "{url}", public: true, path: /}}'))
     running.wait_for(revision + 1)
+    running.put(running.text())
+    running.wait_for(revision + 2)
 
     back = running.post("rollback")
-    running.wait_for(revision + 2)
+    running.wait_for(revision + 3)
     time.sleep(1)  # several polls: the file stays as it is, and is not taken again
     rolled_back, config = running.everywhere("/things/x"), running.config()
     again = running.post("reload")
-    running.wait_for(revision + 3)
+    running.wait_for(revision + 4)
 
-    assert back.json() == {"revision": revision + 2, "previous": revision + 1, "changed": True, "faults": []}
-    assert rolled_back == [404]
-    assert (config["revision"], config["restores"]) == (revision + 2, revision)
-    assert again.json() == {"revision": revision + 3, "previous": revision + 2, "changed": True, "faults": []}
-    assert running.everywhere("/things/x") == [200]
+    assert back.json() == {"revision": revision + 3, "previous": revision + 2, "changed": True, "faults": []}
+    assert rolled_back == [200]
+    assert (config["revision"], config["restores"]) == (revision + 3, revision + 1)
+    assert again.json() == {"revision": revision + 4, "previous": revision + 3, "changed": True, "faults": []}
+    assert running.everywhere("/things/x") == [404]
 
 
 def test_rollbacks_end_at_the_oldest_revision_that_is_kept(running: Running) -> None:

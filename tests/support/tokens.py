@@ -25,7 +25,7 @@ from common.permissions import bundled
 
 Algorithm = Literal["EdDSA", "RS256", "ES256"]
 Claims = Mapping[str, object]
-LIFETIME_S = 900
+LIFETIME_S = 14_400  # longer than any run of the tests: some are made as a module is read
 RSA_BITS = 2048
 ACCESS = "at+jwt"
 
