@@ -1,33 +1,28 @@
 """How a connection to an instance comes about: its address, the wait for TCP, and TLS where the instance speaks it.
 
-A numeric address goes to the kernel as it is. A name is resolved by gevent's resolver, and what came is kept for
-`NAME_KEPT_S`: services whose names move faster are resolved by their TTL elsewhere (`dns`), and have numeric addresses
-here. The time for connecting is one for all: the name, each of its addresses in turn, and the handshake.
+The time for connecting is one for all: the name (`places`), each of its addresses in turn, and the handshake.
 """
 
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
 import ssl
-from contextlib import suppress
 from time import monotonic
 from typing import cast
 from urllib.parse import urlsplit
 
-from gevent import Timeout, monkey
-from gevent.socket import getaddrinfo, wait_write
+from gevent import monkey
+from gevent.socket import wait_write
 from requests import ConnectionError as NoConnection
 from requests import ConnectTimeout
 from requests.exceptions import SSLError
 
 from common.tls import CertificateFault, Renewing
 from gateway.backend.connection import Connection, SecureConnection
+from gateway.backend.places import Place, Places, Resolve
 
-NAME_KEPT_S = 5.0
 _PORTS = {"http": 80, "https": 443}
-_Place = tuple[socket.AddressFamily, tuple[str, int]]
 
 _plain_socket = cast("type[socket.socket]", monkey.get_original("socket", "socket"))
 
@@ -41,21 +36,19 @@ class HandshakeFailed(SSLError):
 
 
 class Dial:
-    """To one instance. Shared by greenlets; what is remembered changes in single steps."""
+    """To one instance. Shared by greenlets."""
 
-    def __init__(self, url: str, server_name: str, trust: Renewing) -> None:
-        """`server_name` is whose certificate is wanted; "" the host in the URL. `trust` is who may certify it."""
+    def __init__(self, url: str, server_name: str, trust: Renewing, resolve: Resolve | None = None) -> None:
+        """`server_name` is whose certificate is wanted; "" the host in the URL. `trust` is who may certify it.
+        `resolve` is that of `Places`."""
         parts = urlsplit(url)
         host, self._is_secure = parts.hostname or "", parts.scheme == "https"
         default = _PORTS[parts.scheme]
-        self._host, self._port = host, parts.port or default
+        self._places, self._port = Places(host, resolve), parts.port or default
         shown = f"[{host}]" if ":" in host else host
         self.authority = shown if self._port == default else f"{shown}:{self._port}"
         """As `Host` has it."""
         self._server_name, self._trust = server_name or host, trust
-        self._is_numeric = _is_numeric(host)
-        self._places: list[_Place] = []
-        self._resolved_at = 0.0
 
     def connect(self, timeout_s: float) -> Connection:
         """Raises `requests.ConnectTimeout`, `Unreachable` and `HandshakeFailed`."""
@@ -70,28 +63,15 @@ class Dial:
 
     def _connected(self, ends_at: float) -> socket.socket:
         fault: OSError = OSError("the name has no address")
-        for place in self._resolved(ends_at):
+        for place in self._places.find(max(0.0, ends_at - monotonic())):
             try:
-                return _reach(place, ends_at)
+                return _reach(place, self._port, ends_at)
             except TimeoutError:
                 raise
             except OSError as error:
                 fault = error
-        self._resolved_at = 0.0
+        self._places.doubt()
         raise fault
-
-    def _resolved(self, ends_at: float) -> list[_Place]:
-        now = monotonic()
-        if not self._places or (not self._is_numeric and now - self._resolved_at > NAME_KEPT_S):
-            if self._is_numeric:
-                family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-                self._places = [(family, (self._host, self._port))]
-            else:
-                with Timeout(max(0.0, ends_at - now), TimeoutError("the name is not resolved in time")):
-                    found = getaddrinfo(self._host, self._port, 0, socket.SOCK_STREAM)
-                self._places = [(family, address) for family, _, _, _, address in found]  # pyright: ignore[reportAttributeAccessIssue]
-                self._resolved_at = now
-        return self._places
 
     def _secured(self, connected: socket.socket, ends_at: float) -> Connection:
         connection: SecureConnection | None = None
@@ -108,13 +88,13 @@ class Dial:
         return connection
 
 
-def _reach(place: _Place, ends_at: float) -> socket.socket:
+def _reach(place: Place, port: int, ends_at: float) -> socket.socket:
     family, address = place
     made = _plain_socket(family, socket.SOCK_STREAM)
     try:
         made.setblocking(False)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        fault = made.connect_ex(address)
+        fault = made.connect_ex((address, port))
         if fault == errno.EINPROGRESS:
             wait_write(made.fileno(), max(0.0, ends_at - monotonic()), TimeoutError("no connection in time"))
             fault = made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -124,12 +104,6 @@ def _reach(place: _Place, ends_at: float) -> socket.socket:
         made.close()
         raise
     return made
-
-
-def _is_numeric(host: str) -> bool:
-    with suppress(ValueError):
-        return bool(ipaddress.ip_address(host.partition("%")[0]))
-    return False
 
 
 def _reason(error: Exception) -> str:

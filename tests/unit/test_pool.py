@@ -12,10 +12,12 @@ import pytest
 from requests import ConnectTimeout
 
 from common.tls import trusting
-from gateway.backend import dialling, pool
+from gateway.backend import pool
 from gateway.backend.connection import Connection
 from gateway.backend.dialling import Dial, HandshakeFailed, Unreachable
+from gateway.backend.dns import Resolved
 from gateway.backend.pool import Pool
+from tests.support.naming import at, nowhere
 from tests.support.ports import free_port
 
 
@@ -178,78 +180,37 @@ def test_a_retired_pool_keeps_none_and_still_makes_new_ones(kept: Kept) -> None:
 # how one comes about
 
 
-def refuse(*args: object) -> None:
-    raise AssertionError("a name is resolved")
+def test_all_addresses_of_a_name_are_tried_in_turn() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listening:
+        dial = Dial(f"http://things.internal:{listening.getsockname()[1]}", "", trusting(), at("127.0.0.1", "::1"))
 
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
-def test_numeric_address_is_never_resolved(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    monkeypatch.setattr(dialling, "getaddrinfo", refuse)
-
-    with pytest.raises(Unreachable):
-        Dial(f"http://{host}:{free_port()}", "", trusting()).connect(2.0)
-
-
-def test_name_is_resolved_once_in_a_while_and_all_its_addresses_are_tried(
-    listener: Listener, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resolved: list[object] = []
-    dead, alive = ("127.0.0.1", free_port()), ("127.0.0.1", listener.port)
-
-    def resolve(host: str, *_: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
-        resolved.append(host)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in (dead, alive)]
-
-    monkeypatch.setattr(dialling, "getaddrinfo", resolve)
-    dial = Dial("http://things.internal", "", trusting())
-
-    for _ in range(3):
         dial.connect(2.0).close()
-    again = list(resolved)
-    monkeypatch.setattr(dialling, "NAME_KEPT_S", -1.0)
-    dial.connect(2.0).close()
-
-    assert again == ["things.internal"]
-    assert len(resolved) == 2
 
 
-def test_name_is_resolved_anew_when_nobody_is_there_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    resolved: list[object] = []
-    dead = ("127.0.0.1", free_port())
-
-    def resolve(host: str, *_: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
-        resolved.append(host)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", dead)]
-
-    monkeypatch.setattr(dialling, "getaddrinfo", resolve)
-    dial = Dial("http://things.internal", "", trusting())
+def test_name_is_asked_for_anew_when_nobody_is_there_any_more() -> None:
+    asked: list[str] = []
+    dial = Dial(f"http://things.internal:{free_port()}", "", trusting(), at("127.0.0.1", asked=asked))
 
     for _ in range(2):
         with pytest.raises(Unreachable) as refused:
             dial.connect(2.0)
         assert isinstance(refused.value.__cause__, ConnectionRefusedError)
 
-    assert len(resolved) == 2
+    assert asked == ["things.internal"] * 2
 
 
-def test_name_that_does_not_exist_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    def resolve(*_: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(dialling, "getaddrinfo", resolve)
-
+def test_name_that_does_not_exist_is_unreachable() -> None:
     with pytest.raises(Unreachable):
-        Dial("http://things.internal", "", trusting()).connect(2.0)
+        Dial("http://things.invalid", "", trusting(), nowhere).connect(2.0)
 
 
-def test_name_that_is_not_resolved_in_time_is_out_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    def resolve(*_: object) -> None:
+def test_name_that_is_not_resolved_in_time_is_out_of_time() -> None:
+    def resolve(_name: str) -> Resolved:
         gevent.sleep(5)
-
-    monkeypatch.setattr(dialling, "getaddrinfo", resolve)
+        raise AssertionError
 
     with pytest.raises(ConnectTimeout):
-        Dial("http://things.internal", "", trusting()).connect(0.05)
+        Dial("http://things.internal", "", trusting(), resolve).connect(0.05)
 
 
 def test_one_who_takes_no_connection_is_out_of_time() -> None:
