@@ -60,8 +60,7 @@ class Lost(NamedTuple):
 @dataclass(slots=True)
 class _Node(Generic[T]):
     below: dict[str, _Node[T]] = field(default_factory=dict[str, "_Node[T]"])
-    mount: Mount[T] | None = None
-    version: str | None = None
+    found: Found[T] | None = None
     is_face: bool = False
 
 
@@ -76,6 +75,8 @@ class Claims(Generic[T]):
 
     def __init__(self) -> None:
         self._hosts: dict[str, _Node[T]] = {}  # by pattern
+        self.is_by_path = True
+        """Whether the host makes no difference, because nobody claims one."""
         self._mounts: dict[tuple[str, str], Mount[T]] = {}
         self.lost: list[Lost] = []
 
@@ -92,7 +93,9 @@ class Claims(Generic[T]):
 
     def find(self, host: str, segments: Sequence[str]) -> Found[T] | None:
         """Who claims the path for callers that name this `Host`; the longest prefix on the most telling host."""
-        for pattern in self._patterns(host):
+        if self.is_by_path:
+            return self.find_on(ANY_HOST, segments)
+        for pattern in (*_spellings(host), ANY_HOST):
             if (found := self.find_on(pattern, segments)) is not None:
                 return found
         return None
@@ -100,40 +103,31 @@ class Claims(Generic[T]):
     def find_on(self, pattern: str, segments: Sequence[str]) -> Found[T] | None:
         """As `find`, among the services that claim exactly this host pattern."""
         node = self._hosts.get(pattern)
-        best, length = node, 0
-        for count, segment in enumerate(segments, 1):
+        longest = node.found if node else None
+        for segment in segments:
             node = node.below.get(segment) if node else None
             if node is None:
                 break
-            if node.mount is not None:
-                best, length = node, count
-        return Found(best.mount, best.version, length) if best is not None and best.mount is not None else None
-
-    @property
-    def is_by_path(self) -> bool:
-        """Whether the host makes no difference, because nobody claims one."""
-        return len(self._hosts) == (ANY_HOST in self._hosts)
-
-    def _patterns(self, host: str) -> Sequence[str]:
-        """Those that fit, the most telling first; without those by name where nobody claims any."""
-        if self.is_by_path:
-            return (ANY_HOST,)
-        return [*_spellings(host), ANY_HOST]
+            longest = node.found or longest
+        return longest
 
     def _take(self, host: str, face: str, mount: Mount[T], version: str) -> None:
+        self.is_by_path = self.is_by_path and host == ANY_HOST
         node = self._hosts.setdefault(host, _Node())
         path = face + mount.prefix
-        for segment in segments_of(path):
+        segments = segments_of(path)
+        for segment in segments:
             node = node.below.setdefault(segment, _Node())
-        if node.mount is not None:
+        if node.found is not None:
+            other = node.found.mount
             if bool(face) == node.is_face:
-                raise Claimed(path, node.mount.owner)
-            winner, loser = (node.mount, mount) if face else (mount, node.mount)
+                raise Claimed(path, other.owner)
+            winner, loser = (other, mount) if face else (mount, other)
             self.lost.append(Lost(path, loser.owner, winner.owner))
-            if winner is node.mount:
+            if winner is other:
                 return
-        node.mount, node.is_face = mount, bool(face)
-        node.version = version if face == f"/api/v{version}" else None
+        said = version if face == f"/api/v{version}" else None
+        node.found, node.is_face = Found(mount, said, len(segments)), bool(face)
 
 
 def _spellings(host: str) -> Iterator[str]:

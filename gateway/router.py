@@ -67,9 +67,11 @@ class Route:
     rewrite: Rewrite | None = None
     place: str = ""  # where it is written, file:line
     backend: str = field(init=False)  # key of its service
+    has_conditions: bool = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "backend", self.service.key)
+        object.__setattr__(self, "has_conditions", bool(self.conditions))
 
     def takes(self, method: str) -> bool:
         return method in self.methods or "*" in self.methods
@@ -199,9 +201,9 @@ def _tries(routes: Sequence[Route], method: str) -> Iterable[tuple[Sequence[Rout
 
 
 def _why_not(route: Route, method: str, exchange: Exchange) -> str:
-    if not route.takes(method):
+    if method not in route.methods and not route.takes(method):
         return f"takes {', '.join(route.methods)}, not {exchange.method}"
-    if not route.conditions:
+    if not route.has_conditions:
         return ""
     return route.conditions.why_not(exchange.forwarding.host, exchange.headers, exchange.target.query)
 

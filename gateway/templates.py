@@ -49,17 +49,18 @@ class Templates(Generic[T]):
                 node = node._literals.setdefault(segment, Templates())
         return node._here
 
-    def fitting(self, segments: Sequence[str], position: int = 0) -> Iterator[list[T]]:
+    def fitting(self, segments: Sequence[str], position: int = 0) -> list[list[T]]:
         """Items whose template fits what stands from `position` on; those of one template together, perhaps none."""
         if position >= len(segments):
-            yield self._here
-        else:
-            literal = self._literals.get(segments[position])
-            if literal is not None:
-                yield from literal.fitting(segments, position + 1)
-            if self._one is not None:
-                yield from self._one.fitting(segments, position + 1)
-        yield self._rest
+            return [self._here, self._rest]
+        found: list[list[T]] = []
+        literal = self._literals.get(segments[position])
+        if literal is not None:
+            found += literal.fitting(segments, position + 1)
+        if self._one is not None:
+            found += self._one.fitting(segments, position + 1)
+        found.append(self._rest)
+        return found
 
     def __iter__(self) -> Iterator[T]:
         yield from (*self._here, *self._rest)

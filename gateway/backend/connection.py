@@ -160,7 +160,8 @@ class Connection:
 
 class SecureConnection(Connection):
     """The same through TLS, which is worked out in memory: the sockets, the waits and the deadlines are the same, and
-    what comes counts only when it is the instance's word (it may be the protocol's own)."""
+    what comes counts only when it is the instance's word (it may be the protocol's own). So does the end: one without
+    a closure alert may be anybody's doing, and raises `ssl.SSLEOFError` (RFC 9112, 9.8)."""
 
     def __init__(self, connected: socket.socket, context: ssl.SSLContext, server_name: str) -> None:
         """`handshake` is still wanted."""
@@ -193,7 +194,7 @@ class SecureConnection(Connection):
                 if not self._sending.locked():  # else it is taken along; who only reads must not wait for it
                     self._flush(self._patience_s)  # an answer to what came just now
                 self._take_in()
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            except ssl.SSLZeroReturnError:
                 return b""
 
     def send(self, data: bytes | memoryview) -> int:

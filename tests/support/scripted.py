@@ -52,6 +52,12 @@ class Peer:
         """Send these bytes."""
         self._connection.sendall(raw)
 
+    def say_goodbye(self) -> None:
+        """End TLS as it should be ended, by a closure alert."""
+        assert isinstance(self._connection, ssl.SSLSocket)
+        with suppress(OSError):  # which nobody needs to return
+            self._connection.unwrap()
+
 
 Act = Callable[[Peer], None]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import ssl
 from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 
 import gevent
@@ -215,4 +217,26 @@ def test_body_streams_through_tls_too(tmp_path: Path, length: int | None) -> Non
 
     assert (raw.status, answer) == (200, b"ok")
     assert seen == [content]
+    assert service.errors == []
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_through_tls_the_end_is_one_only_if_the_service_says_so(tmp_path: Path, is_told: bool) -> None:
+    def act(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\n\r\nall, or half of it?")
+        if is_told:
+            peer.say_goodbye()
+
+    authority = Authority(tmp_path)
+    adapter = RawTargetAdapter(1, trust=trusting(authority.path))
+    with Scripted(tls=authority.issue().server_context()) as service, closing(adapter):
+        service.act = act
+        request = Outgoing("GET", service.url, "/", [], body_of(b"", length=0))
+        raw = adapter.send(request, stream=True, timeout=5).raw
+        if is_told:
+            assert raw.read() == b"all, or half of it?"
+        else:
+            with pytest.raises(ssl.SSLEOFError):
+                raw.read()
     assert service.errors == []
