@@ -23,6 +23,7 @@ def start(runtime: Runtime, is_running: Callable[[], bool]) -> None:
     runtime.verifier.start(is_running)
     runtime.api_keys.start(is_running)
     runtime.bus.start(is_running)
+    runtime.cache.start(is_running)
     _watch_health(runtime, runtime.table)
     runtime.followers.append(partial(_watch_health, runtime))
     runtime.followers.append(runtime.discovery.follow)

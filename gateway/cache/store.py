@@ -12,17 +12,20 @@ where answers vary.
 An entry is gone when it may not be used any more, which is after its lifetime where there is a stale fallback. Notes
 and signposts stay for as long as any entry could.
 
-Redis away: nothing is found and nothing kept, and for a second nobody asks again.
+Redis away: nothing is found and nothing kept, and for a second nobody asks again. An invalidation that Redis did not
+take is owed: the worker finds nothing before it is paid, and tries to pay once a second, so that a Redis that was only
+out of reach does not serve to others what has changed meanwhile. At most `MOST_OWED` names are owed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import NamedTuple, cast
 
+import gevent
 import orjson
 import redis
 import structlog
@@ -36,6 +39,7 @@ log = structlog.get_logger("cache")
 
 LARGEST_BODY_BYTES = 256 << 10
 PAUSE_S = 1.0
+MOST_OWED = 10_000
 KEPT_S = LONGEST_S + STALE_S
 
 # KEYS: clock, entry. Answers {clock, vary, stored, body-and-head} with the last three only for an entry that counts.
@@ -96,6 +100,16 @@ class CacheStore:
         self._invalidate = client.register_script(_INVALIDATE)
         self._away_until = 0.0
         self._is_away = False
+        self._owed: dict[str, None] = {}  # groups, in order
+
+    def start(self, is_running: Callable[[], bool]) -> None:
+        """Begin to pay what is owed, until it `is_running` no longer."""
+        gevent.spawn(self._go_on, is_running)
+
+    def _go_on(self, is_running: Callable[[], bool]) -> None:
+        while is_running():
+            self.settle()
+            gevent.sleep(PAUSE_S)
 
     def look_up(self, address: str, variant: str = "") -> Found:
         """`address` is the service and the raw target; `variant` as `rules.variant_key` says."""
@@ -145,16 +159,38 @@ class CacheStore:
 
     def invalidate(self, addresses: Iterable[str], groups: Iterable[str]) -> None:
         """Forget what is kept for `addresses` and all members of `groups`."""
-        names = [*(_uri_group(address) for address in addresses), *groups]
+        # not skipped while the store rests: a lost invalidation would serve what is no longer so
+        self._note([*(_uri_group(address) for address in addresses), *groups])
+
+    def settle(self) -> None:
+        """Pay what is owed, if anything is."""
+        if self._owed:
+            self._note(())
+
+    def _note(self, names: Iterable[str]) -> None:
+        due = [*self._owed, *names]
+        self._owed.clear()
         try:
-            # not skipped while the store rests: a lost invalidation would serve what is no longer so
-            self._invalidate([_CLOCK], [KEPT_S, _GROUP, *names])
+            self._invalidate([_CLOCK], [KEPT_S, _GROUP, *due])
         except redis.RedisError as error:
+            self._owe(due)
             self._rest(error)
+        except BaseException:  # whoever waits for it was called off
+            self._owe(due)
+            raise
+
+    def _owe(self, names: Iterable[str]) -> None:
+        self._owed |= dict.fromkeys(names)
+        if (beyond := len(self._owed) - MOST_OWED) > 0:
+            log.error("cache_invalidations_lost", count=beyond)
+            self._owed = dict.fromkeys([*self._owed][beyond:])
 
     def _ask(self, key: bytes) -> object:
         if time.monotonic() < self._away_until:
             raise redis.ConnectionError("resting")
+        self.settle()
+        if self._owed:
+            raise redis.ConnectionError("owes what has changed")
         try:
             answer = _LOOK_UP.run(self._way, _HEAD, _COUNT, _ARGUMENTS % key)
         except redis.RedisError as error:

@@ -230,7 +230,7 @@ def test_the_store_going_away_is_one_warning_and_it_is_used_again_when_it_is_bac
 
     assert found == [NOTHING] * 20
     assert [(line["event"], line["log_level"]) for line in logs] == [("cache_bypassed", "warning")]
-    wait_until(lambda: store.look_up(ADDRESS) == Found(0), "the store to be used again", timeout_s=3)
+    wait_until(lambda: store.look_up(ADDRESS) == Found(1), "the store to be used again, with the change", timeout_s=3)
     assert keep(store, entry())
 
 
@@ -259,3 +259,53 @@ def test_a_change_is_noted_even_while_nobody_looks_into_the_store(fragile: Valke
 
     assert store.look_up(ADDRESS) == NOTHING  # it still rests
     assert store_at(fragile.url).look_up(ADDRESS) == Found(1)
+
+
+def test_a_change_that_redis_did_not_take_is_told_when_it_is_back(fragile: Valkey) -> None:
+    store, other = store_at(fragile.url), store_at(fragile.url)
+    keep(store, entry())
+
+    fragile.freeze()
+    store.invalidate([ADDRESS], ["g"])
+    fragile.thaw()  # with all that it knew
+    before = other.look_up(ADDRESS)
+    wait_until(lambda: store.look_up(ADDRESS).clock is not None, "the store to be used again", timeout_s=3)
+
+    assert before.entry is not None
+    assert store.look_up(ADDRESS).entry is None
+    assert other.look_up(ADDRESS).entry is None
+
+
+def test_what_is_owed_is_paid_without_a_look_up(fragile: Valkey) -> None:
+    store, other = store_at(fragile.url), store_at(fragile.url)
+    keep(store, entry())
+    fragile.freeze()
+    store.invalidate([ADDRESS], [])
+    fragile.thaw()
+
+    store.settle()
+
+    assert other.look_up(ADDRESS).entry is None
+    before = other.look_up(ADDRESS).clock
+    store.settle()
+    assert other.look_up(ADDRESS).clock == before  # it is paid once
+
+
+def test_what_is_owed_is_bounded_and_the_loss_is_told(fragile: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.cache.store.MOST_OWED", 2)
+    store, other = store_at(fragile.url), store_at(fragile.url)
+    kept = {name: f"products /{name}?" for name in ("first", "second", "third")}
+    for address in kept.values():
+        clock = store.look_up(address).clock
+        assert clock is not None
+        store.keep(address, "", entry(), vary=(), groups=(), clock=clock)
+
+    fragile.freeze()
+    with capture_logs() as logs:
+        for address in kept.values():
+            store.invalidate([address], [])
+    fragile.thaw()
+    store.settle()
+
+    assert [line["count"] for line in logs if line["event"] == "cache_invalidations_lost"] == [1]
+    assert [other.look_up(address).entry is None for address in kept.values()] == [False, True, True]
