@@ -38,8 +38,9 @@ def remembered(most: int) -> Callable[[Ruled[P, R]], Ruled[P, R]]:
 
 
 class Known(dict[Name, V]):
-    """What a pure rule says of the names of fields: looked up like any dictionary, and remembered of the first
-    `MOST_NAMES` that come and are no longer than `LONGEST`."""
+    """What a pure rule says of the names of fields: looked up like any dictionary, and remembered of those that are no
+    longer than `LONGEST`. When there are `MOST_NAMES`, one more has all forgotten: so odd names that somebody sends
+    take nobody's place for long, and a look costs nothing but itself."""
 
     def __init__(self, rule: Callable[[Name], V]) -> None:
         super().__init__()
@@ -47,7 +48,9 @@ class Known(dict[Name, V]):
 
     def __missing__(self, name: Name) -> V:
         value = self._rule(name)
-        if len(self) < MOST_NAMES and len(name) <= LONGEST:
+        if len(name) <= LONGEST:
+            if len(self) >= MOST_NAMES:
+                self.clear()
             self[name] = value
         return value
 
