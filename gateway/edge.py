@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -111,7 +112,7 @@ def check_target(exchange: Exchange) -> None:
         if service is None or not fault.passes(
             is_verbatim=service.is_verbatim, takes_slashes=service.passes_encoded_slashes
         ):
-            raise fault.problem
+            raise copy(fault.problem)  # not itself: its traceback would lead back to it, and so to the exchange
     other = other_reading(exchange.target)
     if other is exchange.target:
         return

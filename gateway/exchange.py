@@ -100,7 +100,7 @@ class Exchange:
     @property
     def identity(self) -> Identity | None:
         """Who a valid token speaks for, None for no token or a bad one. Decoded at most once, never raises."""
-        outcome = self._verified()
+        outcome = self.verified()
         return outcome if isinstance(outcome, Identity) else None
 
     @property
@@ -108,12 +108,19 @@ class Exchange:
         """As `identity`, but without looking at a token that nobody has looked at."""
         return self._identity if isinstance(self._identity, Identity) else None
 
-    def require_identity(self) -> Identity | None:
-        """As `identity`, but raises `InvalidToken`, `KeysUnavailable` or a `Problem` for what is not good."""
-        outcome = self._verified()
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+    def verified(self) -> Identity | Exception | None:
+        """As `identity`, but the `InvalidToken`, `KeysUnavailable` or `Problem` for what is not good.
+
+        Not to be raised itself where that happens often: its traceback would lead back to us, and only the garbage
+        collector would free us then.
+        """
+        if not self._identity_known:
+            self._identity_known = True
+            if self.stages:
+                self.stages.apart("auth", self._look)
+            else:
+                self._look()
+        return self._identity
 
     def speak_for(self, identity: Identity) -> None:
         """Take `identity` for verified, for rehearsals without a token."""
@@ -152,20 +159,14 @@ class Exchange:
             return self.headers
         return {**self.headers, "authorization": hashlib.sha256(shown.value.encode()).hexdigest()}
 
-    def _verified(self) -> Identity | Exception | None:
-        if not self._identity_known:
-            self._identity_known = True
-            if self.stages:
-                self.stages.apart("auth", self._look)
-            else:
-                self._look()
-        return self._identity
-
     def _look(self) -> None:
         try:
             self._identity = self._verify(self.credential)
-        except (InvalidToken, KeysUnavailable, Problem) as error:
-            self._identity = error
+        except Problem as problem:
+            self._identity = problem
+        except (InvalidToken, KeysUnavailable) as error:
+            error.__context__ = None
+            self._identity = error.with_traceback(None)  # which leads back here
         if self._identity is not None:
             self.runtime.metrics.credential_shown(_result(self._identity))
 

@@ -60,7 +60,10 @@ def forward(exchange: Exchange) -> Answer:
     except CallerGone as error:
         raise refuse_torn_body(error) from error
     except Problem as problem:
-        return stand_in(exchange, problem)
+        answer = stand_in(exchange, problem)
+        if answer is None:
+            raise
+        return answer
     finally:
         body.close()
     if service.is_verbatim:  # 6

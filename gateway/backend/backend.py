@@ -138,7 +138,7 @@ class Backend:
             except TryFailed as failed:
                 reason, rest_s = failed.failure, self._rest_s(failed.failure, call, tries)
                 if rest_s is None:
-                    raise failed.problem from failed
+                    raise failed.take_problem() from failed
             else:
                 reason, rest_s = Failure.STATUS, self._rest_after_s(answer, call, tries)
                 if rest_s is None:

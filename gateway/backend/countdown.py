@@ -143,6 +143,7 @@ class Limit:
         if self._countdown.limit_in_force is self:
             self._countdown.limit_in_force = None
         if error is not None and error is self._thrown:
+            self._thrown = None  # it leads back here
             raise OutOfTime from None
         return False
 

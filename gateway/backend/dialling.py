@@ -62,16 +62,19 @@ class Dial:
         return self._secured(connected, ends_at) if self._is_secure else Connection(connected)
 
     def _connected(self, ends_at: float) -> socket.socket:
-        fault: OSError = OSError("the name has no address")
-        for place in self._places.find(max(0.0, ends_at - monotonic())):
-            try:
-                return _reach(place, self._port, ends_at)
-            except TimeoutError:
-                raise
-            except OSError as error:
-                fault = error
-        self._places.doubt()
-        raise fault
+        try:
+            *first, last = self._places.find(max(0.0, ends_at - monotonic()))
+            for place in first:
+                try:
+                    return _reach(place, self._port, ends_at)
+                except TimeoutError:
+                    raise
+                except OSError:  # what is wrong with the last one is told
+                    pass
+            return _reach(last, self._port, ends_at)
+        except OSError:
+            self._places.doubt()
+            raise
 
     def _secured(self, connected: socket.socket, ends_at: float) -> Connection:
         connection: SecureConnection | None = None

@@ -25,23 +25,25 @@ _ERRORS = {
 }
 
 
-def stand_in(exchange: Exchange, problem: Problem) -> Answer:
-    """The answer instead of `problem`, which is raised again where there is none."""
+def stand_in(exchange: Exchange, problem: Problem) -> Answer | None:
+    """The answer instead of `problem`; None where there is none."""
     fallback = exchange.service.fallback
     if fallback is None or exchange.method not in ("GET", "HEAD") or problem.status not in REPLACED:
-        raise problem
+        return None
     kind, answer = "stale", exchange.stale_answer(problem.code) if exchange.stale_answer else None
     if answer is None:
         kind, answer = "static", _fixed_answer(fallback, exchange.method, problem)
+    if answer is None:
+        return None
     answer.stands_in_for = problem.code
     exchange.notes["fallback"], exchange.notes["code"] = kind, problem.code
     exchange.runtime.metrics.fell_back(exchange.service.name, kind)
     return answer
 
 
-def _fixed_answer(fallback: Fallback, method: str, problem: Problem) -> Answer:
+def _fixed_answer(fallback: Fallback, method: str, problem: Problem) -> Answer | None:
     if fallback.status is None:
-        raise problem
+        return None
     error = _ERRORS.get(problem.code, "destination_unavailable")
     headers = [
         ("Content-Type", fallback.content_type),

@@ -50,11 +50,18 @@ _rules = attrgetter(
 
 
 class TryFailed(Exception):
-    """A try brought no answer. `problem` is what the caller is told if there is no other."""
+    """A try brought no answer."""
 
     def __init__(self, failure: Failure, outcome: str, problem: Problem) -> None:
         super().__init__(outcome)
-        self.failure, self.outcome, self.problem = failure, outcome, problem
+        self.failure, self.outcome = failure, outcome
+        self._problem: Problem | None = problem
+
+    def take_problem(self) -> Problem:
+        """What the caller is told if there is no other try. Not kept: it is raised from this, and would lead back."""
+        problem, self._problem = self._problem, None
+        assert problem is not None
+        return problem
 
 
 class NoPlace(Exception):

@@ -12,8 +12,8 @@ from functools import partial, wraps
 from typing import overload
 
 from common.identity import Identity
-from common.keys import InvalidToken, KeysUnavailable
 from common.permissions import ADMIN, OPERATIONS, Requirement
+from common.problems import Problem
 from common.tokens import missing_token, refusal
 from gateway.exchange import Answer, Exchange, Handler, Policy
 from gateway.policies.layers import layer
@@ -64,11 +64,12 @@ def require_operator(exchange: Exchange) -> Identity:
 
 
 def _require(exchange: Exchange, requirement: Requirement) -> Identity:
-    try:
-        identity = exchange.require_identity()
-    except (InvalidToken, KeysUnavailable) as error:
-        raise refusal(error) from error
-    if identity is None:
+    outcome = exchange.verified()
+    if outcome is None:
         raise missing_token()
-    requirement.check(identity)
-    return identity
+    if isinstance(outcome, Problem):
+        raise outcome
+    if isinstance(outcome, Exception):
+        raise refusal(outcome) from outcome
+    requirement.check(outcome)
+    return outcome
