@@ -90,7 +90,8 @@ class Response:
             is_1_0=request.version == (1, 0),
             body=body,
         )
-        body.go_on = response.go_on
+        if body.is_awaited:  # else the two would hold each other for nothing
+            body.go_on = response.go_on
         return response
 
     def force_close(self) -> None:
