@@ -987,7 +987,9 @@ def test_the_operator_sees_what_each_source_says(start: Start, nameserver: Names
 
     runtime = start(things=[B, "dns:things.internal:80", "dns:nobody.internal:80", "registry"])
 
-    assert runtime.discovery.states(runtime.table.services["things"]) == (
+    told, things = runtime.discovery.states, runtime.table.services["things"]
+    settle(lambda: all(state.instances or state.error for state in told(things)), "each source to be asked")
+    assert told(things) == (
         SourceState("dns:things.internal:80", (A,), 20.0),
         SourceState("dns:nobody.internal:80", (), 0.0, "nobody.internal: does not exist"),
         SourceState("registry", (C,)),
