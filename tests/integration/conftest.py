@@ -145,7 +145,7 @@ class Gateway:
 
     def wait_for_metric(self, sample: str) -> None:
         """Return once the metrics have this sample: a request is counted after its last byte."""
-        wait_until(lambda: sample in self.operations("/metrics").body.decode(), sample, timeout_s=3)
+        wait_until(lambda: sample in self.operations("/metrics").body.decode(), sample)
 
     def events(self, event: str) -> list[dict[str, object]]:
         """The log lines called `event`."""

@@ -71,7 +71,7 @@ class Fleet:
         return {row[key] for answer in answers for row in rows_of(answer, service) if row["url"] == instance.url}
 
     def wait_for(
-        self, service: str, instance: StubService, value: str, *, key: str = "state", timeout_s: float = 5.0
+        self, service: str, instance: StubService, value: str, *, key: str = "state", timeout_s: float = 15.0
     ) -> None:
         """Return once all workers say so."""
         what = f"{service} at {instance.url} to be {value}"

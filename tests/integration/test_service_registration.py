@@ -52,7 +52,7 @@ class Seen:
         """The workers whose leases these are."""
         return {int(lease.rpartition(b"-")[2]) for lease in self.leases}
 
-    def wait_for(self, count: int, *, timeout_s: float = 5) -> None:
+    def wait_for(self, count: int, *, timeout_s: float = 15.0) -> None:
         """Return once so many leases run."""
         wait_until(lambda: len(self.leases) == count, f"{count} leases", timeout_s=timeout_s)
 

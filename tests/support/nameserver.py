@@ -127,7 +127,7 @@ class Nameserver:
         """How often `name` was asked for since the last `clear()`, both families together."""
         return sum(question.name == name.lower() for question in self.questions)
 
-    def wait_for_questions(self, name: str, count: int, *, timeout_s: float = 5.0) -> None:
+    def wait_for_questions(self, name: str, count: int, *, timeout_s: float = 15.0) -> None:
         """Until `name` was asked for `count` times. Raises TimeoutError."""
         with self._changed:
             if not self._changed.wait_for(lambda: self.count(name) >= count, timeout_s):

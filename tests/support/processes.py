@@ -95,7 +95,7 @@ class Process:
                 found.append(cast("dict[str, object]", entry))
         return found
 
-    def wait_for_log(self, text: str, *, timeout_s: float = 5.0) -> str:
+    def wait_for_log(self, text: str, *, timeout_s: float = 15.0) -> str:
         """The log, once it contains `text`. Raises TimeoutError."""
         wait_until(lambda: text in self.log(), f"{text!r} in the log of {self.name}", timeout_s=timeout_s)
         return self.log()
@@ -151,7 +151,7 @@ def clean_environment(given: Mapping[str, str]) -> dict[str, str]:
     return {name: os.environ[name] for name in KEPT if name in os.environ} | dict(given)
 
 
-def wait_until(is_true: Callable[[], bool], what: str, *, timeout_s: float = 5.0, poll_s: float = 0.02) -> None:
+def wait_until(is_true: Callable[[], bool], what: str, *, timeout_s: float = 15.0, poll_s: float = 0.02) -> None:
     """Return once `is_true()`. Raises TimeoutError, which names `what` was waited for."""
     deadline = time.monotonic() + timeout_s
     while not is_true():

@@ -95,7 +95,7 @@ class StubService:
             self.failing.clear()
             self.etag = '"1"'
 
-    def wait_for_requests(self, count: int, *, timeout_s: float = 5.0) -> list[Received]:
+    def wait_for_requests(self, count: int, *, timeout_s: float = 15.0) -> list[Received]:
         """The requests, once there are at least `count`. Raises TimeoutError."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._requests) >= count, timeout_s):

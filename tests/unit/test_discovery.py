@@ -799,7 +799,7 @@ def weights(runtime: Runtime, service: str = "things") -> dict[str, float]:
     return {instance.url: instance.weight for instance in runtime.table.backends[service].instances}
 
 
-def settle(is_true: Callable[[], bool], what: str, *, timeout_s: float = 5.0) -> None:
+def settle(is_true: Callable[[], bool], what: str, *, timeout_s: float = 15.0) -> None:
     """Let greenlets run until `is_true()`."""
 
     def look() -> bool:
