@@ -63,7 +63,7 @@ class Fields(dict[str, str]):
 @remembered(256)
 def connection_options(value: str) -> frozenset[str]:
     """Fields that `Connection` names belong to this connection only (RFC 9110, 7.6.1)."""
-    return frozenset(token.strip().lower() for token in value.split(","))
+    return frozenset(token.strip().lower() for token in value.split(",")) - {""}
 
 
 def outgoing_headers(
