@@ -178,6 +178,7 @@ def test_redis_away_at_the_start_is_one_warning_of_each_worker_and_made_up_for(s
 
     valkey.start()
     seen.wait_for(WORKERS)
+    wait_until(lambda: len(events(running, "registered")) == WORKERS, "each worker's line")
 
     assert while_away == 200
     assert sorted(map(str, events(running, *EVENTS))) == ["registered"] * WORKERS + ["registry_away"] * WORKERS
