@@ -213,7 +213,8 @@ def test_workers_that_lost_the_log_catch_up_once_it_is_back(start_gateway: Gatew
 
     gateway.wait_for_metric("gateway_revocations_current 1.0")
     assert answers(ask, token) == {401}
-    assert {len(gateway.events("revocations_lost")), len(gateway.events("revocations_current"))} == {4}
+    wait_until(lambda: len(gateway.events("revocations_current")) == 4, "the line of each worker")
+    assert len(gateway.events("revocations_lost")) == 4
 
 
 def test_tokens_are_refused_meanwhile_if_that_is_wanted_and_from_the_start(

@@ -269,7 +269,7 @@ def test_one_request_id_joins_the_logs_of_both_services(shop: Shop) -> None:
         return [line.get("path") for line in of.process.json_log() if line.get("request_id") == request_id]
 
     wait_until(lambda: len(paths(shop.products)) == 2, "both requests in product_service's log")
-    assert paths(shop.orders) == ["/orders"]
+    wait_until(lambda: paths(shop.orders) == ["/orders"], "the request in order_service's log")
 
 
 def test_cancelling_gives_the_stock_back_at_once(shop: Shop) -> None:
