@@ -459,7 +459,7 @@ def variant(running: Running, count: int) -> str:
     return f"{text}# {count}\n"
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_200_reloads_under_load_fail_no_request_and_leave_nothing_behind(start_gateway: GatewayFactory) -> None:
     running = Running(start_gateway(services=BASE))
     gateway = running.gateway
