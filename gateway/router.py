@@ -201,7 +201,7 @@ def _tries(routes: Sequence[Route], method: str) -> Iterable[tuple[Sequence[Rout
 
 
 def _why_not(route: Route, method: str, exchange: Exchange) -> str:
-    if method not in route.methods and not route.takes(method):
+    if not route.takes(method):
         return f"takes {', '.join(route.methods)}, not {exchange.method}"
     if not route.has_conditions:
         return ""

@@ -100,7 +100,8 @@ class CacheStore:
         self._invalidate = client.register_script(_INVALIDATE)
         self._away_until = 0.0
         self._is_away = False
-        self._owed: dict[str, None] = {}  # groups, in order
+        self._owed: dict[str, object] = {}  # groups, in order; another object for each time that one is owed
+        self._is_settling = False
 
     def start(self, is_running: Callable[[], bool]) -> None:
         """Begin to pay what is owed, until it `is_running` no longer."""
@@ -159,31 +160,36 @@ class CacheStore:
 
     def invalidate(self, addresses: Iterable[str], groups: Iterable[str]) -> None:
         """Forget what is kept for `addresses` and all members of `groups`."""
-        # not skipped while the store rests: a lost invalidation would serve what is no longer so
-        self._note([*(_uri_group(address) for address in addresses), *groups])
+        names = [*(_uri_group(address) for address in addresses), *groups]
+        try:
+            # not skipped while the store rests: a lost invalidation would serve what is no longer so
+            self._invalidate([_CLOCK], [KEPT_S, _GROUP, *names])
+        except redis.RedisError as error:
+            self._owe(names)
+            self._rest(error)
+        except BaseException:  # whoever waits for it was called off
+            self._owe(names)
+            raise
 
     def settle(self) -> None:
-        """Pay what is owed, if anything is."""
-        if self._owed:
-            self._note(())
-
-    def _note(self, names: Iterable[str]) -> None:
-        due = [*self._owed, *names]
-        self._owed.clear()
+        """Pay what is owed, if anything is and nobody is at it."""
+        if not self._owed or self._is_settling:
+            return
+        due, self._is_settling = self._owed.copy(), True
         try:
             self._invalidate([_CLOCK], [KEPT_S, _GROUP, *due])
         except redis.RedisError as error:
-            self._owe(due)
             self._rest(error)
-        except BaseException:  # whoever waits for it was called off
-            self._owe(due)
-            raise
+        else:
+            self._owed = {name: debt for name, debt in self._owed.items() if due.get(name) is not debt}
+        finally:
+            self._is_settling = False
 
     def _owe(self, names: Iterable[str]) -> None:
-        self._owed |= dict.fromkeys(names)
+        self._owed |= dict.fromkeys(names, object())
         if (beyond := len(self._owed) - MOST_OWED) > 0:
             log.error("cache_invalidations_lost", count=beyond)
-            self._owed = dict.fromkeys([*self._owed][beyond:])
+            self._owed = dict([*self._owed.items()][beyond:])
 
     def _ask(self, key: bytes) -> object:
         if time.monotonic() < self._away_until:

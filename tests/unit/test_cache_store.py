@@ -291,6 +291,36 @@ def test_what_is_owed_is_paid_without_a_look_up(fragile: Valkey) -> None:
     assert other.look_up(ADDRESS).clock == before  # it is paid once
 
 
+def test_nothing_is_found_while_what_is_owed_is_being_paid(fragile: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, pay = store_at(fragile.url), store_at(fragile.url).invalidate
+    keep(store, entry())
+    fragile.freeze()
+    store.invalidate([ADDRESS], [])
+    fragile.thaw()
+    time.sleep(1.1)  # it rests no longer
+    seen = list[Found]()
+
+    def slowly(*_arguments: object) -> None:
+        """Another request comes, and changes what is being paid."""
+        seen.append(store.look_up(ADDRESS))
+        fragile.freeze()
+        with monkeypatch.context() as itself:
+            itself.setattr(store, "_invalidate", invalidate)
+            store.invalidate([ADDRESS], [])
+        fragile.thaw()
+        pay([ADDRESS], [])
+
+    invalidate = store._invalidate  # pyright: ignore[reportPrivateUsage] - the script that takes its time
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(store, "_invalidate", slowly)
+        store.settle()
+
+    assert seen == [NOTHING]
+    before = store_at(fragile.url).look_up(ADDRESS).clock
+    store.settle()
+    assert store_at(fragile.url).look_up(ADDRESS).clock == (before or 0) + 1  # the change that came meanwhile is owed
+
+
 def test_what_is_owed_is_bounded_and_the_loss_is_told(fragile: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.cache.store.MOST_OWED", 2)
     store, other = store_at(fragile.url), store_at(fragile.url)
