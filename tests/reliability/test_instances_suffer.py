@@ -25,7 +25,7 @@ from tests.support.processes import wait_until
 
 CALLERS = 8
 LONGEST_S = 200.0
-CALM_S = 60.0  # an ejection may last 20 s by then, and on a busy machine another one follow it
+CALM_S = 30.0
 SERVICES = """
 services:
   things:
@@ -36,7 +36,9 @@ services:
     try_timeout_s: 0.5
     retries: 2
     health_check: {{{{interval_s: 0.5, timeout_s: 0.3, unhealthy_after: 2, healthy_after: 1}}}}
+    ejection: {{{{longest_s: 10}}}}
 """
+"""The fourth ejection in a row would last 40 s."""
 
 
 class Storm:
