@@ -27,7 +27,7 @@ from gunicorn.http.wsgi import STATUS_RE
 from common.messages import IncomingBody, Request
 from common.problems import status_line
 from common.remembering import Known
-from common.turns import send_together
+from common.turns import keep_step
 
 log = structlog.get_logger("edge")
 
@@ -196,7 +196,6 @@ class Response:
             raise TypeError(f"{data!r} is not a byte")
         head = b""
         if not self.headers_sent:
-            send_together()
             head = self._head()
         if self._omits_body:
             if data and not self._sent:
@@ -208,11 +207,15 @@ class Response:
             self._sent += len(data)
         elif data and self._is_chunked:  # an empty chunk would be the end
             data = b"%X\r\n%b\r\n" % (len(data), data)
+        if head:
+            keep_step()
         if head and len(data) > JOINED_BYTES:
             self._send(head)
             self._send(data)
         elif head or data:
             self._send(head + data)
+        if head:
+            keep_step()  # what is left to do has nothing to do with sending
 
     def close(self) -> None:
         """The body is whole. One that is shorter than was announced ends the connection, which is how it is told."""

@@ -18,6 +18,7 @@ from common import logs, problems
 from common.masking import truncated_address
 from common.messages import FIELDS, HEAD, TELL
 from common.problems import Problem, status_line
+from common.turns import keep_step
 from gateway.body import Body, Reader
 from gateway.browser_fields import answers_preflight, completed
 from gateway.callers import forwarding_of, is_trusted
@@ -60,6 +61,7 @@ class Edge:
             self._runtime.incidents.note(problem, exchange)
             return line.ended(_refuse(problem, line, start_response))
         if self._dispatcher.takes(exchange):
+            keep_step()
             return line.ended(_pass_on(self._dispatcher.answer(exchange), line, start_response))
         environ[EXCHANGE] = exchange
         return line.ended(self._app(environ, line.starting(start_response)))

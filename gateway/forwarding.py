@@ -9,6 +9,7 @@ from functools import lru_cache
 from common import deadlines
 from common.identity import Identity
 from common.problems import NotImplementedProblem, Problem
+from common.turns import keep_step
 from gateway.backend.call import Call
 from gateway.backend.countdown import Countdown
 from gateway.backend.fallback import stand_in
@@ -51,6 +52,7 @@ def forward(exchange: Exchange) -> Answer:
         else:
             body.pass_through(service.max_body_bytes)
         target = outgoing_target(exchange)  # 2
+        keep_step()
         headers = outgoing_fields(exchange)  # 3
         call = _call(exchange, target, headers, time)
         _mirror(exchange, call)  # 4

@@ -26,7 +26,7 @@ from requests.cookies import RequestsCookieJar
 from requests.structures import CaseInsensitiveDict
 
 from common.tls import Renewing, trusting
-from common.turns import send_together
+from common.turns import keep_step
 from gateway.backend.connection import PIECE_BYTES, Connection
 from gateway.backend.dialling import Dial
 from gateway.backend.outgoing import Outgoing
@@ -165,12 +165,13 @@ class RawTargetAdapter(BaseAdapter):
         connect_s, read_s = timeout if isinstance(timeout, tuple) else (timeout, timeout)
         pool = self._pools.get(request.base_url) or self._pool(request.base_url)
         head = request.head(pool.authority)
-        send_together()  # before a connection is taken, which so has no time to end
+        keep_step()  # before a connection is taken, which so has no time to end
         connection = pool.take(connect_s, may_repeat=request.method in IDEMPOTENT)
         sending: Sending | None = None
         try:
             sending = _begin(connection, request, head, read_s)
             await_head(connection, request.content, sending)
+            keep_step()
             if request.is_timed and not connection.answers.is_whole:
                 connection.be_patient(read_s)
             return Response(request, Incoming(connection, pool, sending))

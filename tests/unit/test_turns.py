@@ -1,4 +1,4 @@
-"""Who is about to send lets all who can run come as far: what they send goes out back to back."""
+"""Greenlets keep step: each stretch of the way is gone by all who can run, one right after the other."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import gevent
 import pytest
+from gevent import get_hub
 
 from common.answers import Response
-from common.turns import send_together
+from common.turns import keep_step
 from gateway.backend.connection import Connection
 from gateway.backend.outgoing import Outgoing
 from gateway.backend.transport import RawTargetAdapter
@@ -26,17 +27,50 @@ def in_company(steps: list[str]) -> bool:
     return [step[:4] for step in steps] == ["made"] * 3 + ["sent"] * 3
 
 
-def test_greenlets_come_as_far_before_the_first_sends() -> None:
+def test_greenlets_come_as_far_before_the_first_goes_on() -> None:
     steps = list[str]()
 
     def work(name: str) -> None:
         steps.append(f"made {name}")
-        send_together()
+        keep_step()
         steps.append(f"sent {name}")
 
     run_three(work)
 
     assert steps == ["made a", "made b", "made c", "sent a", "sent b", "sent c"]
+
+
+def test_who_is_woken_by_somebody_else_waits_for_the_others_all_the_same() -> None:
+    steps = list[str]()
+
+    def work() -> None:
+        keep_step()
+        steps.append("went on")
+
+    waiting = gevent.spawn(work)
+    get_hub().loop.run_callback(waiting.switch)
+    gevent.joinall([waiting, gevent.spawn(steps.append, "came")], timeout=10, raise_error=True)
+
+    assert steps == ["came", "went on"]
+
+
+def test_who_is_killed_meanwhile_is_not_switched_to_later() -> None:
+    woken_by = list[object]()
+
+    def work() -> None:
+        try:
+            keep_step()
+        except gevent.GreenletExit:
+            woken_by.append(get_hub().switch())
+
+    waiting, loop = gevent.spawn(work), get_hub().loop
+    loop.run_callback(waiting.throw, gevent.GreenletExit)
+    timer = loop.timer(0.05)
+    timer.start(waiting.switch, "us")
+    waiting.join(timeout=10)
+    timer.close()
+
+    assert woken_by == ["us"]
 
 
 def test_answers_go_out_together() -> None:
