@@ -38,6 +38,7 @@ class Plan:
 
     rounds: int
     seconds: int
+    kind_rounds: int
     kind_seconds: int
     latency_seconds: float
     peers: Sequence[str]
@@ -59,6 +60,7 @@ class Plan:
         return cls(
             rounds=5,
             seconds=2,
+            kind_rounds=8,
             kind_seconds=1,
             latency_seconds=2.5,
             peers=[peer.name for peer in PEERS_KNOWN],
@@ -78,6 +80,7 @@ class Plan:
         return cls(
             rounds=2,
             seconds=1,
+            kind_rounds=2,
             kind_seconds=1,
             latency_seconds=1.5,
             peers=["nginx", "Express + http-proxy-middleware", "FastAPI + httpx + PyJWT + redis", "Flask as usual"],
@@ -226,10 +229,10 @@ class Bench:
                     load.full_speed(replace(case.target, script=(*case.script, "1")), SHOWN_S)
                 elif plan.is_thorough:
                     load.full_speed(case.target, 1)
-            self.tell(f"by what is asked, {worker} worker: {len(cases)} kinds, {plan.rounds} rounds")
+            self.tell(f"by what is asked, {worker} worker: {len(cases)} kinds, {plan.kind_rounds} rounds")
             is_last = worker == plan.workers_of_kinds[-1]
             until = plan.kinds_until if is_last else (time.monotonic() + plan.kinds_until) / 2
-            budget = Budget(plan.rounds, until)
+            budget = Budget(plan.kind_rounds, until)
             results.kinds[worker] = in_rounds(cases, budget, plan.kind_seconds, self.service, self.redis)
 
     def measure_stages(self, plan: Plan, results: Results) -> None:
