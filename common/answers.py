@@ -209,13 +209,14 @@ class Response:
             data = b"%X\r\n%b\r\n" % (len(data), data)
         if head:
             keep_step()
-        if head and len(data) > JOINED_BYTES:
-            self._send(head)
-            self._send(data)
-        elif head or data:
-            self._send(head + data)
-        if head:
+            if len(data) > JOINED_BYTES:
+                self._send(head)
+                self._send(data)
+            else:
+                self._send(head + data)
             keep_step()  # what is left to do has nothing to do with sending
+        elif data:
+            self._send(data)
 
     def close(self) -> None:
         """The body is whole. One that is shorter than was announced ends the connection, which is how it is told."""

@@ -8,7 +8,7 @@ It is best before a `send`. On loopback, or on a fast network, one wakes whoever
 greenlet sends as soon as it has made its message, the other process wakes once a message, takes one, and sleeps again,
 often on our own core. When all send in a row it wakes once and finds them all.
 
-With little to do a turn of the loop is over at once: it takes 0.7 microseconds.
+A turn takes 0.7 microseconds where many keep step. With little to do it is one turn of the loop, over at once.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from flask import Flask
 from limits import parse
 
 from common.settings import load
@@ -49,14 +50,19 @@ def settings(**given: object) -> GatewaySettings:
         return load(GatewaySettings, "gateway", _env_file=None, **{**UNHURRIED, **given})
 
 
-def runtime(directory: Path, entries: Mapping[str, Mapping[str, object]] | None = None, **given: object) -> Runtime:
-    """The parts of a gateway with its three services and `entries`, whose files are in `directory`."""
+def app(directory: Path, entries: Mapping[str, Mapping[str, object]] | None = None, **given: object) -> Flask:
+    """A gateway with its three services and `entries`, whose files are in `directory`."""
     known = {name: {"url": "http://127.0.0.1:1"} for name in ("users", "orders", "products")}
     file = directory / "services.yaml"
     file.write_text(yaml.safe_dump({"services": {**known, **(entries or {})}}))
     chosen = settings(gateway_services=file, **given)
     with clean_environment():
-        return runtime_of(create_app(chosen))
+        return create_app(chosen)
+
+
+def runtime(directory: Path, entries: Mapping[str, Mapping[str, object]] | None = None, **given: object) -> Runtime:
+    """The parts of such a gateway."""
+    return runtime_of(app(directory, entries, **given))
 
 
 def service(name: str = "things", **changes: object) -> Service:

@@ -69,8 +69,8 @@ gevent.sleep(0)
 began = time.monotonic()
 found = [look_up.get() for look_up in gevent.joinall([gevent.spawn(look_up) for _ in range(count)])]
 took_s = time.monotonic() - began
-gevent.sleep(0.02)  # one tick at least
 left = sum(isinstance(thing, gevent.Greenlet) and thing is not ticker and not thing.dead for thing in gc.get_objects())
+gevent.sleep(0.02)  # one tick at least
 print(json.dumps({"found": found, "ttls_s": ttls_s, "took_s": took_s, "longest_gap_s": max(gaps), "left": left}))
 """
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import gevent
 import pytest
 from gevent import get_hub
+from werkzeug.test import EnvironBuilder
 
 from common.answers import Response
 from common.turns import keep_step
@@ -16,6 +19,7 @@ from gateway.backend.outgoing import Outgoing
 from gateway.backend.transport import RawTargetAdapter
 from gateway.body import Body
 from tests.support.stub import StubService
+from tests.unit import parts
 
 
 def run_three(work: Callable[[str], None]) -> None:
@@ -114,3 +118,39 @@ def test_requests_go_out_together(monkeypatch: pytest.MonkeyPatch) -> None:
         adapter.close()
 
     assert in_company(steps)
+
+
+def test_a_request_keeps_step_at_six_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = list[str]()
+    send = Connection.send
+
+    class Sock:
+        def send(self, data: bytes) -> int:
+            steps.append("answer goes out")
+            return len(data)
+
+    def noted(connection: Connection, data: bytes | memoryview) -> int:
+        steps.append("request goes out")
+        return send(connection, data)
+
+    for module in ("gateway.edge", "gateway.forwarding", "gateway.backend.transport", "common.answers"):
+        monkeypatch.setattr(f"{module}.keep_step", partial(steps.append, module))
+    monkeypatch.setattr(Connection, "send", noted)
+    with StubService() as service:
+        app = parts.app(tmp_path, {"things": {"url": service.url, "public": True}})
+        environ = EnvironBuilder("/things/1").get_environ() | {"RAW_URI": "/things/1", "REMOTE_ADDR": parts.CALLER}
+        response = Response(Sock(), is_head=False, must_close=False)
+        for piece in app.wsgi_app(environ, response.start_response):
+            response.write(piece)
+        response.close()
+
+    assert steps == [
+        "gateway.edge",
+        "gateway.forwarding",
+        "gateway.backend.transport",
+        "request goes out",
+        "gateway.backend.transport",
+        "common.answers",
+        "answer goes out",
+        "common.answers",
+    ]
